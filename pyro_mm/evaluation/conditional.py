@@ -1,0 +1,202 @@
+"""log p(x_A | x_B), and the quantity that is often mistaken for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from pyro_mm.batch import Batch
+from pyro_mm.evaluation.chunks import Plan
+from pyro_mm.evaluation.evidence import Evidence
+from pyro_mm.evaluation.marginal import evidence_of, log_marginal, require_likelihood
+from pyro_mm.evaluation.proposals import Proposal, evaluating
+from pyro_mm.evaluation.streaming import RatioSums, WeightSums
+from pyro_mm.handlers import Program, particles
+from pyro_mm.weights import replay, run
+
+__all__ = ["log_conditional", "log_conditional_difference", "plug_in"]
+
+Names = str | Sequence[str]
+
+
+def log_conditional(
+    model: Program,
+    guide: Program,
+    batch: Batch,
+    of: Names,
+    given: Names,
+    k: int = 1000,
+    *,
+    defensive: float = 0.1,
+    chunk: int | None = None,
+    seed: int | None = None,
+) -> Evidence:
+    """log p(x_A | x_B) per datum, A = `of`, B = `given`, both parts on the same draws.
+
+    z_k from (1-a)/2 q(z|x_A,x_B) + (1-a)/2 q(z|x_B) + a p(z),  w_k = p(x_B, z_k) / q_mix(z_k),  u_k = w_k p(x_A|z_k):
+    lhat = log (sum u / sum w).  It is no bound either way; `bias` estimates its first-order bias.  Where a latent is
+    masked by a modality's presence (private latents), the two parts have different latents and the difference of
+    marginals is returned instead; `proposal` says so.
+
+    Raises:
+        NoLikelihood: the model defines no such density.
+        ValueError: A and B overlap, or name unknown modalities.
+    """
+    a, b = _names(of, given, batch)
+    require_likelihood(model, b)
+    both, known = batch.only(*a, *b), batch.only(*b)
+    if _private_latents(model, both):
+        return log_conditional_difference(
+            model, guide, batch, a, b, k, defensive=defensive, chunk=chunk, seed=seed
+        )
+    half = (1 - defensive) / 2
+    name = (
+        f"shared: {half:g} guide({', '.join(a + b)}) + {half:g} guide({', '.join(b)}) + {defensive:g} prior"
+    )
+    plan = Plan.for_batch(both, k, chunk)
+    parts = []
+    with evaluating(model, guide, seed=seed):
+        for full, part in zip(plan.blocks(both), plan.blocks(known), strict=True):
+            proposal = Proposal(model, [(guide, full), (guide, part)], [half, half, defensive])
+            sums, hidden = RatioSums(k), ()
+            for which in plan.slices(proposal.assign(k)):
+                draws = proposal.draw(full, which)
+                log_w = draws.log_weight([m for m in b if m in draws.log_likelihood])
+                log_u = log_w + sum(draws.log_likelihood[m] for m in a)
+                sums.add(log_u, log_w)
+                hidden = draws.prior_sites
+            parts.append(_ratio_evidence(sums, a, b, k, name, hidden))
+    return Evidence.join(parts)
+
+
+def log_conditional_difference(
+    model: Program,
+    guide: Program,
+    batch: Batch,
+    of: Names,
+    given: Names,
+    k: int = 1000,
+    *,
+    defensive: float = 0.1,
+    chunk: int | None = None,
+    seed: int | None = None,
+) -> Evidence:
+    """log p(x_A | x_B) = log p(x_A, x_B) - log p(x_B), each with its own draws of its own proposal.
+
+    The same quantity as `log_conditional` by another estimator; the bias of the two parts does not cancel.
+    """
+    a, b = _names(of, given, batch)
+    require_likelihood(model, b)
+    joint_model, part_model = _unconditional(model), _unconditional(model)
+    both = log_marginal(
+        joint_model, guide, batch.only(*a, *b), k, defensive=defensive, chunk=chunk, seed=seed
+    )
+    part = log_marginal(
+        part_model,
+        guide,
+        batch.only(*b),
+        k,
+        defensive=defensive,
+        chunk=chunk,
+        seed=None if seed is None else seed + 1,
+    )
+    return Evidence(
+        _quantity(a, b),
+        both.estimate - part.estimate,
+        (both.se**2 + part.se**2).sqrt(),
+        torch.minimum(both.ess, part.ess),
+        torch.maximum(both.khat, part.khat),
+        both.bias - part.bias,
+        k,
+        f"difference of marginals, {both.proposal}",
+        both.prior_sites,
+    )
+
+
+def plug_in(
+    model: Program,
+    guide: Program,
+    batch: Batch,
+    of: Names,
+    given: Names,
+    k: int = 1000,
+    *,
+    chunk: int | None = None,
+    seed: int | None = None,
+) -> Evidence:
+    """log E_{q(z|x_B)} p(x_A | z): the guide's cross-generation density.  It is *not* log p(x_A | x_B).
+
+    A proper predictive density of guide and decoder together, whose distance from the conditional no number of draws
+    removes; many papers report it, or a bound on it, as "conditional likelihood".
+    """
+    a, b = _names(of, given, batch)
+    require_likelihood(model, b)
+    both, known = batch.only(*a, *b), batch.only(*b)
+    plan = Plan.for_batch(both, k, chunk)
+    parts = []
+    with evaluating(model, guide, seed=seed):
+        for full, part in zip(plan.blocks(both), plan.blocks(known), strict=True):
+            sums = WeightSums(k)
+            for start in range(0, k, plan.particles):
+                sums.add(_plugged(model, guide, full, part, a, min(plan.particles, k - start)))
+            parts.append(evidence_of(sums, f"log plug-in({', '.join(a)} | {', '.join(b)})", "guide"))
+    return Evidence.join(parts)
+
+
+def _plugged(
+    model: Program, guide: Program, full: Batch, part: Batch, a: tuple[str, ...], k: int
+) -> torch.Tensor:
+    """log p(x_A | z_k), z_k from the guide that sees `part`: `(k, N)`."""
+    from pyro_mm.weights import per_datum
+
+    drawn = run(particles(guide, k), part)
+    sites = replay(particles(model, k), full, {n: s.value for n, s in drawn.items()})
+    total = sum(per_datum(sites[m]).squeeze(1) for m in a)
+    assert isinstance(total, torch.Tensor)
+    return total
+
+
+def _ratio_evidence(
+    sums: RatioSums, a: tuple[str, ...], b: tuple[str, ...], k: int, name: str, hidden: tuple[str, ...]
+) -> Evidence:
+    u, w = sums.numerator, sums.denominator
+    return Evidence(
+        _quantity(a, b),
+        sums.estimate,
+        sums.variance.sqrt(),
+        1 / torch.maximum(u.concentration, w.concentration),
+        torch.maximum(u.khat, w.khat),
+        -(u.variance - w.variance) / 2,
+        k,
+        name,
+        hidden,
+    )
+
+
+def _names(of: Names, given: Names, batch: Batch) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    a = (of,) if isinstance(of, str) else tuple(of)
+    b = (given,) if isinstance(given, str) else tuple(given)
+    if not a or not b:
+        raise ValueError("log_conditional needs at least one modality in `of` and one in `given`")
+    if both := set(a) & set(b):
+        raise ValueError(f"{sorted(both)} cannot be both `of` and `given`")
+    if unknown := (set(a) | set(b)) - set(batch.mask):
+        raise ValueError(f"unknown modality {sorted(unknown)}; this batch has {list(batch.mask)}")
+    return a, b
+
+
+def _quantity(a: tuple[str, ...], b: tuple[str, ...]) -> str:
+    return f"log p({', '.join(a)} | {', '.join(b)})"
+
+
+def _private_latents(model: Program, batch: Batch) -> bool:
+    """Does presence mask any latent?"""
+    with evaluating(model, seed=0):
+        sites = run(particles(model, 1), batch[:1])
+    return any(isinstance(s.mask, torch.Tensor) for s in sites.values() if not s.observed)
+
+
+def _unconditional(model: Program) -> Program:
+    """The program without its `conditioned_on` flag: both parts of a difference are given the conditions."""
+    return model if not getattr(model, "conditioned_on", ()) else (lambda batch: model(batch))

@@ -1,0 +1,119 @@
+"""Posterior means and draws, cross-generation, and data simulated from a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyro.distributions as dist
+from pyro import poutine
+from torch import Tensor
+
+from pyro_mm.batch import Batch
+from pyro_mm.evaluation.proposals import evaluating
+from pyro_mm.handlers import Impute, Program, particles
+from pyro_mm.weights import run
+
+__all__ = ["Posterior", "encode", "generate", "simulate"]
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Per latent site: the posterior mean `(N, *event)` and draws `(K, N, *event)`."""
+
+    mean: dict[str, Tensor]
+    draws: dict[str, Tensor]
+
+
+def encode(guide: Program, batch: Batch, k: int = 1, *, seed: int | None = None) -> Posterior:
+    """The guide's posterior of every latent given what is present.
+
+    The mean is that of the site's distribution, averaged over K draws of the latents above it: exact for a guide with
+    one latent, mixtures included.
+    """
+    with evaluating(guide, seed=seed):
+        sites = run(particles(guide, k), batch)
+    means = {n: s.fn.mean.expand(s.value.shape).mean(0).squeeze(0) for n, s in sites.items()}
+    return Posterior(means, {n: s.value.squeeze(1) for n, s in sites.items()})
+
+
+def generate(
+    model: Program, guide: Program, batch: Batch, k: int = 1, *, seed: int | None = None
+) -> dict[str, dist.TorchDistribution]:
+    """p(x_m | z_k), z_k ~ q(z | what is present), for every modality of the model: batch shape `(k, N)`.
+
+    Latents of hidden modalities are drawn from the model, so nothing leaks from what is hidden.  For samples of the
+    prior pass a batch with nothing present (`Batch.missing`).
+    """
+    with evaluating(model, guide, seed=seed):
+        seen = run(particles(guide, k), batch)
+        with Impute({n: (s.value, s.mask) for n, s in seen.items()}):
+            sites = run(poutine.uncondition(particles(model, k)), batch)
+    names = getattr(model, "names", None) or [n for n in sites if n in batch.mask]
+    return {m: _without_subset_dim(sites[m].fn, k, len(batch)) for m in names}
+
+
+def simulate(model: Program, batch: Batch, *, seed: int | None = None) -> tuple[Batch, dict[str, Tensor]]:
+    """Data drawn from the model with the batch's size and missingness, and the latents they came from `(N, *event)`.
+
+    The latents are exact draws from the posterior given any subset of the data.
+    """
+    with evaluating(model, seed=seed):
+        sites = run(poutine.uncondition(model), batch)
+    x = {m: sites[m].value if m in sites else v for m, v in batch.x.items()}
+    latents = {n: s.value for n, s in sites.items() if n not in batch.x}
+    return Batch(x, batch.mask), latents
+
+
+def _without_subset_dim(fn: dist.TorchDistribution, k: int, n: int) -> dist.TorchDistribution:
+    """A distribution of batch shape `(k, 1, n)` as one of `(k, n)`."""
+    return _Squeezed(fn, k, n)
+
+
+class _Squeezed(dist.TorchDistribution):
+    """View of a distribution with batch shape `(k, 1, n)` as `(k, n)`."""
+
+    arg_constraints: dict[str, object] = {}  # noqa: RUF012
+
+    def __init__(self, fn: dist.TorchDistribution, k: int, n: int) -> None:
+        self.fn = fn.expand((k, 1, n))
+        super().__init__((k, n), fn.event_shape, validate_args=False)
+
+    @property
+    def has_rsample(self) -> bool:
+        return self.fn.has_rsample
+
+    @property
+    def support(self) -> object:
+        return self.fn.support
+
+    def sample(self, sample_shape: object = ()) -> Tensor:
+        return self._squeeze(self.fn.sample(sample_shape))
+
+    def rsample(self, sample_shape: object = ()) -> Tensor:
+        return self._squeeze(self.fn.rsample(sample_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.fn.log_prob(value.unsqueeze(-2 - self.event_dim)).squeeze(-2)
+
+    @property
+    def mean(self) -> Tensor:
+        return self._squeeze(self.fn.mean)
+
+    @property
+    def mode(self) -> Tensor:
+        return self._squeeze(self.fn.mode)
+
+    @property
+    def base(self) -> dist.TorchDistribution:
+        """The distribution underneath, batch shape `(k, 1, n)`."""
+        return self.fn
+
+    @property
+    def probs(self) -> Tensor:
+        """Of a categorical or Bernoulli observation."""
+        base = getattr(self.fn, "base_dist", self.fn)
+        extra = base.probs.dim() - 3
+        return base.probs.squeeze(-2 - extra)
+
+    def _squeeze(self, value: Tensor) -> Tensor:
+        return value.squeeze(-2 - self.event_dim)

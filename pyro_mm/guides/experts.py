@@ -1,0 +1,86 @@
+"""Unimodal experts fused into one posterior over the shared latent."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_mm.batch import Batch
+from pyro_mm.guides.fusion import Fusion
+from pyro_mm.models.priors import StandardNormal
+
+__all__ = ["Experts", "opinions"]
+
+
+class Experts(nn.Module):
+    """z ~ q(z | x_S) = fuse(unimodal experts q_m(z | x_m), presence).
+
+    Args:
+        encoders: name -> network x_m -> location-scale distribution over z.  A modality without an encoder is never
+            seen by the guide.
+        fuse: a fusion rule, e.g. `product_of_experts`; swap it to swap the guide.
+        prior: the model's prior module when it is not N(0, I); `fuse` must then take `prior=(loc, scale)`.
+
+    Raises:
+        TypeError: `prior` is given and `fuse` has no such argument.
+    """
+
+    def __init__(
+        self, encoders: Mapping[str, nn.Module], fuse: Fusion, prior: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict(encoders)
+        self.fuse = fuse
+        self.prior = None if prior is None or isinstance(prior, StandardNormal) else prior
+        if self.prior is not None and "prior" not in inspect.signature(fuse).parameters:
+            raise TypeError(
+                f"{fuse!r} takes no `prior`, so it cannot fall back on a prior other than N(0, I)"
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The modalities it can see."""
+        return tuple(self.encoders)
+
+    def posterior(self, batch: Batch) -> dist.TorchDistribution:
+        """q(z | the present modalities), batch shape `(N,)` or `(S, N)`."""
+        loc, scale, mask = opinions(self.encoders, batch)
+        extra: dict[str, Any] = {}
+        if self.prior is not None:
+            p = self.prior().base_dist
+            extra["prior"] = (p.loc, p.scale)
+        return self.fuse(loc, scale, mask, **extra)
+
+    def forward(self, batch: Batch) -> None:
+        with pyro.plate("data", len(batch), dim=-1):
+            pyro.sample("z", self.posterior(batch))
+
+
+def opinions(encoders: nn.ModuleDict, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Every expert's `loc` and `scale` `(N, M, D)` and presence `(..., N, M)`.
+
+    Encoders of modalities that are hidden in every row are not run; their places are filled.
+    """
+    seen = [m for m in encoders if m in batch.x and m not in batch.hidden]
+    run = {m: encoders[m](batch.x[m]).base_dist for m in seen or _any_readable(encoders, batch)}
+    blank = next(iter(run.values())).loc.detach()
+    zero, one = torch.zeros_like(blank), torch.ones_like(blank)
+    loc = torch.stack([run[m].loc if m in run else zero for m in encoders], -2)
+    scale = torch.stack([run[m].scale if m in run else one for m in encoders], -2)
+    never = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
+    mask = torch.stack(torch.broadcast_tensors(*(batch.mask.get(m, never) for m in encoders)), -1)
+    return loc, scale, mask
+
+
+def _any_readable(encoders: nn.ModuleDict, batch: Batch) -> list[str]:
+    """One modality to read shapes from when all are hidden."""
+    readable = [m for m in encoders if m in batch.x]
+    if not readable:
+        raise ValueError(f"the guide reads {list(encoders)}, the batch holds {list(batch.x)}")
+    return readable[:1]

@@ -1,0 +1,135 @@
+"""Fusion rules: `(loc, scale, mask) -> Distribution` over the shared latent.
+
+Shapes: `loc`, `scale` are `(..., M, D)`, one expert per modality; `mask` is `(..., M)` bool, True where present.  The
+result has batch shape `(...)` and event shape `(D,)`, and is the prior where no expert is present.  Values of absent
+experts never reach the result.  A rule of your own is any function of this form; it may take `prior=` as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from itertools import combinations
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyro_mm.distributions import Mixture
+
+__all__ = [
+    "Fusion",
+    "barycentre",
+    "mixture_of_experts",
+    "mixture_of_products",
+    "product_of_experts",
+    "product_of_posteriors",
+]
+
+Fusion = Callable[..., dist.TorchDistribution]
+LocScale = tuple[Tensor | float, Tensor | float]
+STANDARD: LocScale = (0.0, 1.0)
+
+
+def product_of_experts(
+    loc: Tensor, scale: Tensor, mask: Tensor, prior: LocScale = STANDARD
+) -> dist.TorchDistribution:
+    """q(z | x_S) = p(z) prod_{m in S} N(z; loc_m, scale_m^2), normalised (Wu & Goodman 2018, section 2.2).
+
+    Precision 1/s0^2 + sum_S 1/scale_m^2; the prior is one of the experts, counted once.
+    """
+    return _normal(*_product(loc, scale, mask.unsqueeze(-1), prior))
+
+
+def product_of_posteriors(
+    loc: Tensor, scale: Tensor, mask: Tensor, prior: LocScale = STANDARD
+) -> dist.TorchDistribution:
+    """q(z | x_S) = p(z) prod_{m in S} q_m(z) / p(z), each q_m an approximate posterior that holds the prior already.
+
+    A single present expert is returned as it is.  With several, an expert wider than the prior adds no (rather
+    than negative) precision.
+    """
+    seen = mask.unsqueeze(-1)
+    loc0, scale0 = prior
+    own = torch.where(seen, scale, 1.0) ** -2
+    base = torch.as_tensor(scale0).to(loc) ** -2
+    gain = torch.where(seen, (own - base).clamp(min=0.0), 0.0)
+    shift = torch.where(seen, own * (loc - loc0), 0.0)
+    total = base + gain.sum(-2)
+    many = (total**-1 * torch.where(own > base, shift, 0.0).sum(-2) + loc0, total**-0.5)
+    single = (mask.sum(-1) == 1).unsqueeze(-1)
+    one = (torch.where(seen, loc, 0.0).sum(-2), torch.where(seen, scale, 0.0).sum(-2))
+    return _normal(torch.where(single, one[0], many[0]), torch.where(single, one[1], many[1]))
+
+
+def mixture_of_experts(
+    loc: Tensor,
+    scale: Tensor,
+    mask: Tensor,
+    prior: LocScale = STANDARD,
+    family: Callable[..., dist.TorchDistribution] = dist.Normal,
+) -> dist.TorchDistribution:
+    """q(z | x_S) = 1/|S| sum_{m in S} F(z; loc_m, scale_m) (Shi et al. 2019); Laplace experts by `family`."""
+    seen = mask.unsqueeze(-1)
+    loc = _append(torch.where(seen, loc, 0.0), prior[0])
+    scale = _append(torch.where(seen, scale, 1.0), prior[1])
+    return Mixture(loc, scale, torch.cat([mask, ~mask.any(-1, keepdim=True)], -1), family)
+
+
+def mixture_of_products(
+    loc: Tensor, scale: Tensor, mask: Tensor, prior: LocScale = STANDARD
+) -> dist.TorchDistribution:
+    """q(z | x_S) = mean over non-empty T in S of p(z) prod_{m in T} N(z; loc_m, scale_m^2), each normalised
+    (MoPoE, Sutter et al. 2021, with the prior expert in every product as in their code).
+    """
+    subsets = _subsets(mask.shape[-1]).to(mask.device)
+    whole = (mask.unsqueeze(-2) | ~subsets).all(-1)
+    # The empty subset, last, is the prior: chosen only where nothing is present.
+    present = torch.cat([whole[..., :-1], ~mask.any(-1, keepdim=True)], -1)
+    products = _product(loc, scale, mask.unsqueeze(-1), prior, subsets)
+    return Mixture(*products, present)
+
+
+def barycentre(
+    loc: Tensor, scale: Tensor, mask: Tensor, prior: LocScale = STANDARD
+) -> dist.TorchDistribution:
+    """2-Wasserstein barycentre of the present diagonal Gaussians: mean of means, mean of standard deviations."""
+    seen = mask.unsqueeze(-1)
+    count = mask.sum(-1, keepdim=True)
+    empty = (count == 0).to(loc.dtype)
+    share = count.clamp(min=1)
+    mean = (torch.where(seen, loc, 0.0).sum(-2)) / share + empty * prior[0]
+    return _normal(mean, torch.where(seen, scale, 0.0).sum(-2) / share + empty * prior[1])
+
+
+def _product(
+    loc: Tensor, scale: Tensor, seen: Tensor, prior: LocScale, subsets: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Location and scale of the product over the expert axis, or over every row of the membership matrix."""
+    loc0, scale0 = prior
+    base = torch.as_tensor(scale0).to(loc) ** -2
+    precision = torch.where(seen, torch.where(seen, scale, 1.0) ** -2, 0.0)
+    moment = precision * (torch.where(seen, loc, 0.0) - loc0)
+    if subsets is None:
+        total, first = base + precision.sum(-2), moment.sum(-2)
+    else:
+        member = subsets.to(loc.dtype)
+        total, first = base + member @ precision, member @ moment
+    return first / total + loc0, total**-0.5
+
+
+def _normal(loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
+    return dist.Normal(loc, scale, validate_args=False).to_event(1)
+
+
+def _append(values: Tensor, last: Tensor | float) -> Tensor:
+    """One more row along the expert axis."""
+    row = torch.as_tensor(last).to(values).expand(*values.shape[:-2], 1, values.shape[-1])
+    return torch.cat([values, row], -2)
+
+
+@cache
+def _subsets(m: int) -> Tensor:
+    """Membership matrix `(2^M, M)` of all subsets by size, the empty one last."""
+    groups = [s for r in range(1, m + 1) for s in combinations(range(m), r)] + [()]
+    return torch.tensor([[i in s for i in range(m)] for s in groups], dtype=torch.bool).reshape(-1, m)

@@ -1,0 +1,56 @@
+"""A joint encoder where everything is present, unimodal encoders in its place where something is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import nn
+
+from pyro_mm.batch import Batch
+from pyro_mm.guides.experts import Experts
+from pyro_mm.guides.fusion import product_of_posteriors
+
+__all__ = ["Surrogate"]
+
+
+class Surrogate(nn.Module):
+    """z ~ q(z | x_1, ..., x_M) for complete rows, else the product of the present surrogates with the prior.
+
+    One present modality gives its own encoder, q(z | x_m); none gives the prior; several, short of all, give
+    p(z) prod_m q(z | x_m) / p(z).  `given(guide, "image")` is therefore q(z | image).
+
+    Args:
+        joint: a guide with a `posterior(batch)` method for complete rows.
+        encoders: name -> unimodal encoder; their names say what "complete" means.
+    """
+
+    def __init__(
+        self, joint: nn.Module, encoders: Mapping[str, nn.Module], prior: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.joint = joint
+        self.unimodal = Experts(encoders, product_of_posteriors, prior)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The modalities it can see."""
+        return self.unimodal.names
+
+    def posterior(self, batch: Batch) -> dist.TorchDistribution:
+        """q(z | the present modalities), batch shape `(N,)` or `(S, N)`."""
+        if batch.hidden.intersection(self.names):
+            return self.unimodal.posterior(batch)
+        full = torch.stack(torch.broadcast_tensors(*(batch.mask[m] for m in self.names))).all(0)
+        if bool(full.all()):
+            return self.joint.posterior(batch)
+        a, b = self.joint.posterior(batch).base_dist, self.unimodal.posterior(batch).base_dist
+        pick = full.unsqueeze(-1)
+        loc, scale = torch.where(pick, a.loc, b.loc), torch.where(pick, a.scale, b.scale)
+        return dist.Normal(loc, scale, validate_args=False).to_event(1)
+
+    def forward(self, batch: Batch) -> None:
+        with pyro.plate("data", len(batch), dim=-1):
+            pyro.sample("z", self.posterior(batch))

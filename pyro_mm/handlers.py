@@ -1,0 +1,227 @@
+"""Verbs on programs that return programs, and the small effect handlers behind them.
+
+A program is anything called as `program(batch)`; every verb keeps its parameters registered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+
+from pyro_mm.batch import Batch
+
+__all__ = ["Program", "RandomSubsets", "Subsets", "frozen", "given", "in_subsets", "particles"]
+
+Program = Callable[[Batch], Any]
+PARTICLE_DIM, SUBSET_DIM, DATA_DIM = -3, -2, -1
+
+
+class _Verb(nn.Module):
+    """A program made from another one."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        self.program = program
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The modalities of the program inside."""
+        return tuple(getattr(self.program, "names", ()))
+
+    def forward(self, batch: Batch) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} has no program")
+
+
+class Given(_Verb):
+    """See `given`."""
+
+    def __init__(self, program: Program, shown: tuple[str, ...]) -> None:
+        super().__init__(program)
+        self.shown = shown
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The modalities it is shown."""
+        return self.shown
+
+    def forward(self, batch: Batch) -> Any:
+        return self.program(batch.only(*self.shown))
+
+
+def given(program: Program, *names: str) -> Given:
+    """The program shown only these modalities.
+
+    Round a guide it hides the rest: `given(guide, "image")` is q(z | image).  Round a model it scores only these:
+    `given(model, "sound")` is p(sound, z).  An objective over it counts only rows in which one of them is present.
+    """
+    if not names:
+        raise ValueError("given(program) needs at least one modality")
+    return Given(program, names)
+
+
+class Particles(_Verb):
+    """See `particles`."""
+
+    def __init__(self, program: Program, k: int) -> None:
+        super().__init__(program)
+        self.k = k
+
+    def forward(self, batch: Batch) -> Any:
+        with pyro.plate("particles", self.k, dim=PARTICLE_DIM):
+            return self.program(batch)
+
+
+def particles(program: Program, k: int) -> Particles:
+    """K draws at once: a plate at dim -3 round the program."""
+    return Particles(program, k)
+
+
+class Subsets(nn.Module):
+    """A fixed list of groups of modalities."""
+
+    def __init__(self, groups: Sequence[Sequence[str]]) -> None:
+        super().__init__()
+        if not groups:
+            raise ValueError("at least one subset is needed")
+        self.groups = tuple(tuple(g) for g in groups)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def redraw(self) -> None:
+        """Called once before every evaluation of an objective."""
+
+    def choice(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """For every modality, bool `(S,)`: is it in the group?"""
+        if unknown := {m for g in self.groups for m in g} - set(names):
+            raise ValueError(f"subsets name {sorted(unknown)}, which the batch lacks; it has {list(names)}")
+        return {m: torch.tensor([m in g for g in self.groups]) for m in names}
+
+    def extra_repr(self) -> str:
+        return ", ".join("{" + ", ".join(g) + "}" for g in self.groups)
+
+
+class RandomSubsets(Subsets):
+    """`always` plus k random subsets, drawn once per call of the objective and shared by model and guide.
+
+    The size is uniform between 2 and M-1 (1 and M when M < 3), then a subset of that size uniformly: MVAE's
+    approximation for many modalities (Wu & Goodman 2018, section 3.2).
+    """
+
+    def __init__(self, names: Sequence[str], k: int, always: Sequence[Sequence[str]] = ()) -> None:
+        super().__init__([tuple(names)])
+        self.pool, self.k, self.always = tuple(names), k, tuple(tuple(g) for g in always)
+        if k < 1:
+            raise ValueError(f"k random subsets: k must be at least 1, got {k}")
+        self.redraw()
+
+    def redraw(self) -> None:
+        m = len(self.pool)
+        low, high = (2, m - 1) if m >= 3 else (1, m)
+        drawn = []
+        for _ in range(self.k):
+            size = int(torch.randint(low, high + 1, ()))
+            chosen = torch.randperm(m)[:size].tolist()
+            drawn.append(tuple(self.pool[i] for i in sorted(chosen)))
+        self.groups = (*self.always, *drawn)
+
+
+class InSubsets(_Verb):
+    """See `in_subsets`."""
+
+    def __init__(self, program: Program, subsets: Subsets) -> None:
+        super().__init__(program)
+        self.subsets = subsets
+
+    def forward(self, batch: Batch) -> Any:
+        views = batch.visible(self.subsets.choice(batch.names))
+        with pyro.plate("subset", len(self.subsets), dim=SUBSET_DIM):
+            return self.program(views)
+
+
+def in_subsets(program: Program, subsets: Subsets | Sequence[Sequence[str]]) -> InSubsets:
+    """The program on several subsets of the modalities at once: a plate at dim -2, masks `(S, N)`.
+
+    Its ELBO is the sum of the ELBOs of the subsets, at a fraction of the time.
+    """
+    return InSubsets(program, subsets if isinstance(subsets, Subsets) else Subsets(subsets))
+
+
+class Frozen(_Verb):
+    """See `frozen`."""
+
+    def forward(self, batch: Batch) -> Any:
+        if not isinstance(self.program, nn.Module):
+            return self.program(batch)
+        fixed = {n: p.detach() for n, p in self.program.named_parameters()}
+        return torch.func.functional_call(self.program, fixed, (batch,))
+
+
+def frozen(program: Program) -> Frozen:
+    """The same program with its parameters held constant: gradients flow through its values only."""
+    return Frozen(program)
+
+
+class Scale(Messenger):
+    """Multiply log-densities of latents by `latent` and of observations by their entry in `observed`.
+
+    Works on both programs of a pair, so that beta weighs log q and log p alike.
+    """
+
+    def __init__(
+        self, latent: float | Tensor = 1.0, observed: Mapping[str, float | Tensor] | None = None
+    ) -> None:
+        super().__init__()
+        self.latent, self.observed = latent, dict(observed or {})
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg):
+            return
+        # A conditioned latent is flagged `is_observed` too; what makes an observation is its name.
+        factor = self.observed.get(msg["name"], 1.0) if msg["is_observed"] else self.latent
+        if not (isinstance(factor, float | int) and factor == 1.0):
+            msg["scale"] = msg["scale"] * factor
+
+
+class Impute(Messenger):
+    """Give the model the guide's values where the guide saw data (its mask is True); sample from the model elsewhere.
+
+    A plain replay would hand the model a private latent that the guide drew from a hidden modality.
+    """
+
+    def __init__(self, values: Mapping[str, tuple[Tensor, Any]]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["name"] not in self.values or site_is_subsample(msg):
+            return
+        value, mask = self.values[msg["name"]]
+        if mask is None or mask is True:
+            msg["value"] = value
+        elif mask is not False:
+            seen = mask.reshape(mask.shape + (1,) * msg["fn"].event_dim)
+            msg["value"] = torch.where(seen, value, msg["value"])
+
+
+def rows_of(*programs: Program) -> Callable[[Batch], Tensor | None]:
+    """batch -> bool `(N,)`: rows in which every `given` among the programs has one of its modalities, or None."""
+    shown = [p.shown for p in programs if isinstance(p, Given)]
+
+    def rows(batch: Batch) -> Tensor | None:
+        keep = [batch.present(names) for names in shown]
+        return torch.stack(keep).all(0) if keep else None
+
+    return rows
+
+
+def masked(program: Program, mask: Tensor | None) -> Program:
+    """The program with rows outside `mask` `(N,)` scored nowhere."""
+    return program if mask is None else poutine.mask(program, mask=mask)

@@ -1,0 +1,131 @@
+"""What the library needs to know about one modality: its name, event shape, likelihood and networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_mm.likelihoods import Likelihood
+from pyro_mm.networks import MLP, Net, event_flat
+
+__all__ = ["Decoder", "Encoder", "Modality", "decoders", "encoders", "names_of"]
+
+RESERVED = {"z", "data", "subset", "particles"}
+Family = Callable[..., dist.TorchDistribution]
+
+
+@dataclass(frozen=True)
+class Modality:
+    """A named tensor of event shape `shape`, its observation model p(x | z) and its networks.
+
+    Args:
+        name: also the name of the observation's sample site.
+        shape: event shape; `()` for one label or one number per row.
+        likelihood: e.g. `likelihoods.Bernoulli()`.
+        net: blueprint of the encoder network, and of the decoder's unless `decoder_net` is given.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    likelihood: Likelihood
+    net: Net = field(default_factory=MLP)
+    decoder_net: Net | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(self.shape))
+        if not self.name.isidentifier() or self.name in RESERVED or self.name[:2] in ("z_", "w_"):
+            raise ValueError(
+                f"'{self.name}' cannot name a modality: use an identifier other than {sorted(RESERVED)}, z_*, w_*"
+            )
+        if hasattr(nn.ModuleDict, self.name):
+            raise ValueError(f"'{self.name}' cannot name a modality: torch's ModuleDict uses that word")
+        self.likelihood.raw_shape(self.shape)
+
+    def apply_net(self, net: nn.Module, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`net` on the features of x `(..., *shape)`, leading dimensions flattened and restored.
+
+        With a mask `(..., N)` the features are zero where it is False.
+        """
+        expect_shape(self, x)
+        shape = self.likelihood.feature_shape(self.shape)
+        features = self.likelihood.features(x).reshape(*x.shape[: x.dim() - len(self.shape)], *shape)
+        if mask is not None:
+            features = torch.where(mask.view(*mask.shape, *[1] * len(shape)), features, 0.0)
+        weight = next(net.parameters(), None)
+        return event_flat(net, features if weight is None else features.to(weight.dtype), len(shape))
+
+    def encoder(self, dim: int, family: Family = dist.Normal) -> Encoder:
+        """A network x -> q(z | x) over `dim` latents; `family` is any location-scale distribution."""
+        return Encoder(self, dim, family)
+
+    def decoder(self, dim: int) -> Decoder:
+        """A network z -> p(x | z) from `dim` latents."""
+        return Decoder(self, dim)
+
+
+class Encoder(nn.Module):
+    """x `(..., *shape)` -> independent location-scale distribution with event shape `(dim,)`."""
+
+    modality: Modality
+
+    def __init__(self, modality: Modality, dim: int, family: Family = dist.Normal) -> None:
+        super().__init__()
+        self.modality, self.family = modality, family
+        self.net = modality.net.encoder(modality.likelihood.feature_shape(modality.shape), 2 * dim)
+
+    def forward(self, x: Tensor) -> dist.TorchDistribution:
+        loc, raw = self.modality.apply_net(self.net, x).chunk(2, -1)
+        return self.family(loc, positive(raw), validate_args=False).to_event(1)
+
+
+class Decoder(nn.Module):
+    """z `(..., dim)` -> p(x | z) with event shape `shape`."""
+
+    def __init__(self, modality: Modality, dim: int) -> None:
+        super().__init__()
+        self.modality = modality
+        self.net = (modality.decoder_net or modality.net).decoder(
+            dim, modality.likelihood.raw_shape(modality.shape)
+        )
+        learnt = modality.likelihood.learnt(modality.shape)
+        self.learnt = nn.ParameterDict({k: nn.Parameter(v) for k, v in learnt.items()})
+
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
+        raw = event_flat(self.net, z, 1)
+        return self.modality.likelihood(raw, self.modality.shape, **dict(self.learnt.items()))
+
+
+def positive(raw: Tensor) -> Tensor:
+    """A scale from an unconstrained output, bounded away from 0 so that densities stay finite."""
+    return torch.nn.functional.softplus(raw) + 1e-4
+
+
+def expect_shape(modality: Modality, x: Tensor) -> None:
+    """Raise a ValueError naming the modality and both shapes when `x` does not end in its event shape."""
+    shape = modality.shape
+    if tuple(x.shape[x.dim() - len(shape) :]) != shape:
+        raise ValueError(
+            f"modality '{modality.name}': got a tensor of shape {tuple(x.shape)}, expected (..., {shape})"
+        )
+
+
+def encoders(modalities: Sequence[Modality], dim: int, family: Family = dist.Normal) -> dict[str, Encoder]:
+    """One encoder per modality, by name."""
+    return {m.name: m.encoder(dim, family) for m in modalities}
+
+
+def decoders(modalities: Sequence[Modality], dim: int) -> dict[str, Decoder]:
+    """One decoder per modality, by name."""
+    return {m.name: m.decoder(dim) for m in modalities}
+
+
+def names_of(modalities: Sequence[Modality]) -> tuple[str, ...]:
+    """Their names in order, checked to be distinct."""
+    names = tuple(m.name for m in modalities)
+    if len(set(names)) < len(names) or not names:
+        raise ValueError(f"modalities need distinct names, and at least one; got {list(names)}")
+    return names

@@ -1,0 +1,62 @@
+"""The shared-latent model that most of the field uses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from pyro_mm.batch import Batch
+from pyro_mm.models.priors import as_prior
+
+__all__ = ["Joint", "observe"]
+
+
+class Joint(nn.Module):
+    """z ~ p(z);  x_m ~ p(x_m | z) for every modality m:  p(z) prod_m p(x_m | z).
+
+    Args:
+        decoders: name -> network z -> p(x_m | z).
+        prior: a module that returns p(z), or a dimension for N(0, I).
+    """
+
+    def __init__(self, decoders: Mapping[str, nn.Module], prior: int | nn.Module) -> None:
+        super().__init__()
+        self.decoders = nn.ModuleDict(decoders)
+        self.prior = as_prior(prior)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The modalities it generates."""
+        return tuple(self.decoders)
+
+    def forward(self, batch: Batch) -> None:
+        with pyro.plate("data", len(batch), dim=-1):
+            z = pyro.sample("z", self.prior())
+            for m, decode in self.decoders.items():
+                observe(m, decode, z, batch)
+
+
+def observe(m: str, decode: nn.Module, z: Tensor, batch: Batch, mask: Tensor | None = None) -> None:
+    """x_m ~ p(x_m | z), observed where `mask` (default: the modality's presence) is True.
+
+    A modality the batch has never heard of, or hides in every row, is scored nowhere.
+
+    Raises:
+        ValueError: naming the modality and both shapes when data and decoder disagree.
+    """
+    seen = batch.mask.get(m) if mask is None else mask
+    if seen is None:
+        seen = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
+    with poutine.mask(mask=seen):
+        px = decode(z)
+        x = batch.x.get(m)
+        if x is not None and x.shape[1:] != px.event_shape:
+            raise ValueError(
+                f"modality '{m}': data have event shape {tuple(x.shape[1:])}, "
+                f"the decoder gives {tuple(px.event_shape)}"
+            )
+        pyro.sample(m, px, obs=x)

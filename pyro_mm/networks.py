@@ -1,0 +1,221 @@
+"""Network blueprints: small, comparable descriptions from which encoders and decoders are built.
+
+A blueprint is a frozen dataclass (so that a saved model can be rebuilt from JSON) with two methods:
+`encoder(shape, out)` gives a module `(B, *shape) -> (B, out)`, `decoder(dim, shape)` one `(B, dim) -> (B, *shape)`.
+Modules only ever see one batch dimension: heads flatten particle, subset and data dimensions first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["MLP", "Conv", "Custom", "Embedding", "Linear", "Net", "Recurrent", "event_flat", "flat"]
+
+
+@dataclass(frozen=True)
+class Net:
+    """What every blueprint offers."""
+
+    def encoder(self, shape: Sequence[int], out: int) -> nn.Module:
+        """`(B, *shape) -> (B, out)`."""
+        raise NotImplementedError(f"{type(self).__name__} builds no encoder")
+
+    def decoder(self, dim: int, shape: Sequence[int]) -> nn.Module:
+        """`(B, dim) -> (B, *shape)`."""
+        raise NotImplementedError(f"{type(self).__name__} builds no decoder")
+
+
+@dataclass(frozen=True)
+class Linear(Net):
+    """One affine map; with Normal likelihoods this is the linear-Gaussian model with exact answers."""
+
+    def encoder(self, shape: Sequence[int], out: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(prod(shape), out))
+
+    def decoder(self, dim: int, shape: Sequence[int]) -> nn.Module:
+        return nn.Sequential(nn.Linear(dim, prod(shape)), Reshape(shape))
+
+
+@dataclass(frozen=True)
+class MLP(Net):
+    """Fully connected layers; `widths` are the hidden sizes."""
+
+    widths: tuple[int, ...] = (256, 256)
+    activation: type[nn.Module] = nn.ReLU
+
+    def _hidden(self, size: int) -> tuple[list[nn.Module], int]:
+        layers: list[nn.Module] = []
+        for width in self.widths:
+            layers += [nn.Linear(size, width), self.activation()]
+            size = width
+        return layers, size
+
+    def encoder(self, shape: Sequence[int], out: int) -> nn.Module:
+        layers, size = self._hidden(prod(shape))
+        return nn.Sequential(nn.Flatten(), *layers, nn.Linear(size, out))
+
+    def decoder(self, dim: int, shape: Sequence[int]) -> nn.Module:
+        layers, size = self._hidden(dim)
+        return nn.Sequential(*layers, nn.Linear(size, prod(shape)), Reshape(shape))
+
+
+@dataclass(frozen=True)
+class Embedding(Net):
+    """For labels seen one-hot: a bias-free linear map is an embedding table; then hidden layers."""
+
+    width: int = 256
+    widths: tuple[int, ...] = (256,)
+    activation: type[nn.Module] = nn.ReLU
+
+    def encoder(self, shape: Sequence[int], out: int) -> nn.Module:
+        table = nn.Linear(prod(shape), self.width, bias=False)
+        nn.init.normal_(table.weight, std=1.0)
+        rest = MLP(self.widths, self.activation).encoder((self.width,), out)
+        return nn.Sequential(nn.Flatten(), table, self.activation(), *list(rest.children())[1:])
+
+    def decoder(self, dim: int, shape: Sequence[int]) -> nn.Module:
+        return MLP((*self.widths, self.width), self.activation).decoder(dim, shape)
+
+
+@dataclass(frozen=True)
+class Conv(Net):
+    """Strided convolutions for images `(C, H, W)` or `(H, W)`; H and W divisible by `2 ** len(channels)`.
+
+    Two layers suit 8x8 and 28x28.
+    """
+
+    channels: tuple[int, ...] = (32, 64)
+    width: int = 256
+    activation: type[nn.Module] = nn.ReLU
+
+    def _image(self, shape: Sequence[int]) -> tuple[int, int, int]:
+        c, h, w = (1, *shape) if len(shape) == 2 else tuple(shape) if len(shape) == 3 else (0, 0, 0)
+        step = 2 ** len(self.channels)
+        if c == 0 or h % step or w % step:
+            raise ValueError(
+                f"Conv{self.channels} needs an image (C, H, W) or (H, W) with sides divisible by {step}; "
+                f"got {tuple(shape)}"
+            )
+        return c, h, w
+
+    def encoder(self, shape: Sequence[int], out: int) -> nn.Module:
+        c, h, w = self._image(shape)
+        layers: list[nn.Module] = [Reshape((c, h, w))]
+        for width in self.channels:
+            layers += [nn.Conv2d(c, width, 4, stride=2, padding=1), self.activation()]
+            c = width
+        size = c * (h >> len(self.channels)) * (w >> len(self.channels))
+        layers += [nn.Flatten(), nn.Linear(size, self.width), self.activation(), nn.Linear(self.width, out)]
+        return nn.Sequential(*layers)
+
+    def decoder(self, dim: int, shape: Sequence[int]) -> nn.Module:
+        c, h, w = self._image(shape)
+        deep = (self.channels[-1], h >> len(self.channels), w >> len(self.channels))
+        layers: list[nn.Module] = [nn.Linear(dim, self.width), self.activation()]
+        layers += [nn.Linear(self.width, prod(deep)), self.activation(), Reshape(deep)]
+        sizes = [*reversed(self.channels), c]
+        for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False)):
+            layers += [self.activation()] if i else []
+            layers += [nn.ConvTranspose2d(a, b, 4, stride=2, padding=1)]
+        return nn.Sequential(*layers, Reshape(shape))
+
+
+@dataclass(frozen=True)
+class Recurrent(Net):
+    """A bidirectional GRU for sequences `(T, F)`; steps whose features are all zero are padding and are skipped."""
+
+    width: int = 64
+
+    def encoder(self, shape: Sequence[int], out: int) -> nn.Module:
+        return _SequenceEncoder(*_steps(shape), self.width, out)
+
+    def decoder(self, dim: int, shape: Sequence[int]) -> nn.Module:
+        return _SequenceDecoder(dim, *_steps(shape), self.width)
+
+
+@dataclass(frozen=True)
+class Custom(Net):
+    """The user's own builders: `encode(shape, out) -> Module` and `decode(dim, shape) -> Module`."""
+
+    encode: Callable[[Sequence[int], int], nn.Module] | None = None
+    decode: Callable[[int, Sequence[int]], nn.Module] | None = None
+
+    def encoder(self, shape: Sequence[int], out: int) -> nn.Module:
+        return super().encoder(shape, out) if self.encode is None else self.encode(shape, out)
+
+    def decoder(self, dim: int, shape: Sequence[int]) -> nn.Module:
+        return super().decoder(dim, shape) if self.decode is None else self.decode(dim, shape)
+
+
+class Reshape(nn.Module):
+    """`(B, ...) -> (B, *shape)`."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(len(x), *self.shape)
+
+    def extra_repr(self) -> str:
+        return str(self.shape)
+
+
+def _steps(shape: Sequence[int]) -> tuple[int, int]:
+    if len(shape) != 2:
+        raise ValueError(f"Recurrent needs a sequence (T, F); got {tuple(shape)}")
+    return shape[0], shape[1]
+
+
+class _SequenceEncoder(nn.Module):
+    def __init__(self, steps: int, features: int, width: int, out: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(features, width, bias=False)
+        self.rnn = nn.GRU(width, width, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(2 * width, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        length = (x != 0).any(-1).sum(-1)
+        packed = nn.utils.rnn.pack_padded_sequence(
+            self.embed(x), length.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
+        )
+        _, last = self.rnn(packed)
+        return self.head(torch.cat([last[0], last[1]], -1))
+
+
+class _SequenceDecoder(nn.Module):
+    def __init__(self, dim: int, steps: int, features: int, width: int) -> None:
+        super().__init__()
+        self.start = nn.Linear(dim, width)
+        self.place = nn.Parameter(torch.randn(steps, width) * 0.1)
+        self.rnn = nn.GRU(width, width, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(2 * width, features)
+
+    def forward(self, z: Tensor) -> Tensor:
+        steps = self.start(z).unsqueeze(-2) + self.place
+        return self.head(self.rnn(steps)[0])
+
+
+def event_flat(net: Callable[[Tensor], Tensor], x: Tensor, event_dim: int) -> Tensor:
+    """`net` on `x` with every leading dimension flattened into one, and put back on the result."""
+    lead = x.shape[: x.dim() - event_dim]
+    if len(lead) == 1:
+        return net(x)
+    out = net(x.reshape(-1, *x.shape[len(lead) :]))
+    return out.reshape(*lead, *out.shape[1:])
+
+
+class flat(nn.Module):
+    """Wrap a network that expects `(B, *event)` so that a program may call it on `(K, S, N, *event)`."""
+
+    def __init__(self, net: nn.Module, event_dim: int = 1) -> None:
+        super().__init__()
+        self.net, self.event_dim = net, event_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return event_flat(self.net, x, self.event_dim)

@@ -1,0 +1,47 @@
+"""How programs are written in printed objectives."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pyro_mm.handlers import Given, InSubsets
+
+__all__ = ["q_of", "targets_of", "tex"]
+
+
+def targets_of(model: Any) -> str:
+    """The modalities a model scores: `image, label`."""
+    return ", ".join(getattr(model, "names", ())) or "x"
+
+
+def q_of(guide: Any) -> str:
+    """A guide as `q(z | image, label)`; a program without names is `q(z | x)`."""
+    inner = guide
+    while hasattr(inner, "program"):
+        inner = inner.program
+    kind = getattr(inner, "symbol", "q")
+    if isinstance(guide, InSubsets):
+        return f"{kind}(z | x_S)"
+    shown = guide.shown if isinstance(guide, Given) else getattr(guide, "names", ())
+    return f"{kind}(z | {', '.join(shown) or 'x'})"
+
+
+GREEK = {
+    "beta": r"\beta",
+    "lambda": r"\lambda",
+    "sum_S": r"\sum_S",
+    "mean_j": r"\operatorname{mean}_j",
+    "x_S": "x_S",
+}
+
+
+def tex(text: str) -> str:
+    """The same in LaTeX: words upright, greek letters, bars with space."""
+    text = text.replace(" || ", r" \,\|\, ").replace(" | ", r" \mid ").replace("{", r"\{").replace("}", r"\}")
+
+    def word(match: re.Match[str]) -> str:
+        found = match.group()
+        return GREEK.get(found, r"\mathrm{" + found.replace("_", r"\_") + "}")
+
+    return re.sub(r"(?<![\\\w])[A-Za-z]\w+", word, text)

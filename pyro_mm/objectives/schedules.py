@@ -1,0 +1,48 @@
+"""Weights that change while training runs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Schedule", "Warmup", "value_of"]
+
+
+class Schedule(nn.Module):
+    """A number that `fit` moves by calling `at(progress)` before every step; a tensor, so that graphs see it change."""
+
+    value: Tensor
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.register_buffer("value", torch.tensor(float(value)), persistent=False)
+
+    def at(self, epochs: float) -> None:
+        """Set the value for `epochs` (a fraction counts) since training began."""
+
+
+class Warmup(Schedule):
+    """Linear from `start` to `end` over the first `epochs`; `end` whenever no training has set it otherwise."""
+
+    def __init__(self, epochs: float, start: float = 0.0, end: float = 1.0) -> None:
+        super().__init__(end)
+        if epochs < 0:
+            raise ValueError(f"a warm-up takes 0 or more epochs, got {epochs}")
+        self.epochs, self.start, self.end = epochs, start, end
+
+    def at(self, epochs: float) -> None:
+        share = min(epochs / self.epochs, 1.0) if self.epochs else 1.0
+        self.value.fill_(self.start + (self.end - self.start) * share)
+
+    def extra_repr(self) -> str:
+        return f"{self.start:g} to {self.end:g} over {self.epochs:g} epochs"
+
+
+def value_of(weight: float | Schedule) -> float | Tensor:
+    """The number behind a weight."""
+    return weight.value if isinstance(weight, Schedule) else weight
+
+
+def symbol_of(weight: float | Schedule, name: str) -> str:
+    """How a weight is printed: its value, or a name and `(t)` when it changes."""
+    return f"{name}(t)" if isinstance(weight, Schedule) else f"{weight:g}"

@@ -1,0 +1,188 @@
+"""Running a model/guide pair, and per-datum importance weights from what was recorded.
+
+`run_pair` executes the guide, then the model at the guide's values, under one light handler; no Trace objects, no
+global parameters.  Everything above (objectives, likelihoods) is arithmetic on the `Site`s it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_mm.batch import Batch
+from pyro_mm.handlers import DATA_DIM, PARTICLE_DIM, SUBSET_DIM, Program, particles
+
+__all__ = ["Run", "Site", "log_weights", "per_datum", "replay", "run", "run_pair"]
+
+
+@dataclass
+class Site:
+    """One sample statement: its distribution, value, scale, mask and plates."""
+
+    name: str
+    fn: Any
+    value: Tensor
+    scale: Any
+    mask: Any
+    observed: bool
+    frames: tuple[Any, ...]
+
+    def log_prob(self, scaled: bool = True) -> Tensor:
+        """Masked log-density over the batch shape; `scaled=False` drops every training weight."""
+        return scale_and_mask(self.fn.log_prob(self.value), self.scale if scaled else 1.0, self.mask)
+
+
+KEPT = {DATA_DIM: "data", SUBSET_DIM: "subset", PARTICLE_DIM: "particles"}
+Sites = dict[str, Site]
+ModifyValue = Callable[[Any], Tensor | None]
+
+
+@dataclass
+class Run:
+    """What the two programs did.  `prior_sites` are latents of the model that the guide does not know."""
+
+    model: Sites
+    guide: Sites
+
+    @property
+    def latents(self) -> tuple[str, ...]:
+        """Sites in both programs, in the guide's order."""
+        return tuple(self.guide)
+
+    @property
+    def prior_sites(self) -> tuple[str, ...]:
+        """Model latents that were drawn from the model itself: they add nothing to any weight."""
+        return tuple(n for n, s in self.model.items() if not s.observed and n not in self.guide)
+
+
+class _Record(Messenger):
+    """Collect sample sites; first set the values that `values` gives."""
+
+    def __init__(self, values: Mapping[str, Tensor] | None = None, choose: ModifyValue | None = None) -> None:
+        super().__init__()
+        self.sites: Sites = {}
+        self.values, self.choose = values or {}, choose
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg) or msg["is_observed"]:
+            return
+        value = self.values.get(msg["name"])
+        if value is None and self.choose is not None:
+            value = self.choose(msg)
+        if value is not None:
+            msg["value"], msg["done"] = value, True
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg):
+            return
+        name = msg["name"]
+        if name in self.sites:
+            raise ValueError(f"site '{name}' occurs twice in one program")
+        self.sites[name] = Site(
+            name,
+            msg["fn"],
+            msg["value"],
+            msg["scale"],
+            msg["mask"],
+            msg["is_observed"],
+            msg["cond_indep_stack"],
+        )
+
+
+def run(program: Program, batch: Batch, choose: ModifyValue | None = None) -> Sites:
+    """The sites of one execution; `choose(msg)` may give a latent's value."""
+    with _Record(choose=choose) as record:
+        program(batch)
+    return record.sites
+
+
+def replay(program: Program, batch: Batch, values: Mapping[str, Tensor]) -> Sites:
+    """The sites of an execution at given latent values."""
+    with _Record(values) as record:
+        program(batch)
+    return record.sites
+
+
+def run_pair(model: Program, guide: Program, batch: Batch) -> Run:
+    """Sample the guide, then run the model at its values.
+
+    Raises:
+        ValueError: a guide site is observed, or is no latent of the model (its density would silently inflate
+            every bound).
+    """
+    guide_sites = run(guide, batch)
+    model_sites = replay(model, batch, {n: s.value for n, s in guide_sites.items()})
+    check_sites(model_sites, guide_sites)
+    return Run(model_sites, guide_sites)
+
+
+def check_sites(model: Sites, guide: Sites) -> None:
+    """Every guide site must be a latent of the model; see `run_pair`."""
+    for name, site in guide.items():
+        if site.observed:
+            raise ValueError(f"guide site '{name}' is observed; a guide only samples latents")
+        if name not in model:
+            latents = [n for n, s in model.items() if not s.observed]
+            raise ValueError(
+                f"guide site '{name}' is not in the model, whose latents are {latents}: its density would enter the "
+                "bound with nothing against it.  Score a mixture by its density instead of sampling an index"
+            )
+        if model[name].observed:
+            raise ValueError(f"site '{name}' is a latent of the guide but observed in the model")
+        if model[name].value.shape != site.value.shape:
+            raise ValueError(
+                f"site '{name}' has shape {tuple(site.value.shape)} in the guide and "
+                f"{tuple(model[name].value.shape)} in the model"
+            )
+
+
+def per_datum(site: Site, scaled: bool = False) -> Tensor:
+    """The site's log-density `(K, S, N)`, each of the three 1 where the site lacks that plate.
+
+    Plates nested inside the datum are summed; particle, subset and data dimensions are kept.
+
+    Raises:
+        ValueError: the site stands outside the data plate, so that it has no value per datum.
+    """
+    logp = site.log_prob(scaled)
+    dims = {f.dim: f.name for f in site.frames if f.vectorized}
+    if dims.get(DATA_DIM) != "data":
+        raise ValueError(
+            f"site '{site.name}' is outside the plate 'data' at dim -1 (its plates: {dims or 'none'}): "
+            "it has no log-density per datum"
+        )
+    logp = logp.expand(torch.broadcast_shapes(logp.shape, (1, 1, 1)))
+    nested = [d for d in range(-logp.dim(), 0) if logp.shape[d] > 1 and KEPT.get(d) != dims.get(d)]
+    logp = logp.sum(nested, keepdim=True) if nested else logp
+    return logp.reshape(logp.shape[-3:])
+
+
+def log_weights(model: Program, guide: Program, batch: Batch, k: int, *, scaled: bool = False) -> Tensor:
+    """log w = log p(x, z_k) - log q(z_k | x), z_k ~ q: shape `(K, N)`; nats; differentiable.
+
+    Model latents that the guide lacks are drawn from the model and cancel.  Scales (beta, likelihood weights, plate
+    subsampling) are left out unless `scaled`; masks are kept.  A pair under `in_subsets` gives `(K, S, N)`.
+
+    Raises:
+        ValueError: a guide-only or observed guide site, a site outside the data plate.
+    """
+    return total_log_weight(run_pair(particles(model, k), particles(guide, k), batch), scaled)
+
+
+def total_log_weight(pair: Run, scaled: bool = False) -> Tensor:
+    """The log-weights of one recorded run, `(K, N)` or `(K, S, N)`."""
+    skip = set(pair.prior_sites)
+    log_w: Any = 0.0
+    for site in pair.model.values():
+        if site.name not in skip:
+            log_w = log_w + per_datum(site, scaled)
+    for site in pair.guide.values():
+        log_w = log_w - per_datum(site, scaled)
+    return log_w.squeeze(1) if log_w.shape[1] == 1 else log_w
