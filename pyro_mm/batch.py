@@ -66,9 +66,7 @@ class Batch:
             self.x[m], self.mask[m] = _filled(value, seen, m), seen
 
     @classmethod
-    def _view(
-        cls, x: dict[str, Tensor], mask: dict[str, Tensor], hidden: frozenset[str] = frozenset()
-    ) -> Batch:
+    def _view(cls, x: dict[str, Tensor], mask: dict[str, Tensor], hidden: frozenset[str] = frozenset()) -> Batch:
         """A batch over tensors that were checked before."""
         self = object.__new__(cls)
         self.x, self.mask, self.hidden = x, mask, hidden

@@ -175,9 +175,7 @@ class Scale(Messenger):
     Works on both programs of a pair, so that beta weighs log q and log p alike.
     """
 
-    def __init__(
-        self, latent: float | Tensor = 1.0, observed: Mapping[str, float | Tensor] | None = None
-    ) -> None:
+    def __init__(self, latent: float | Tensor = 1.0, observed: Mapping[str, float | Tensor] | None = None) -> None:
         super().__init__()
         self.latent, self.observed = latent, dict(observed or {})
 

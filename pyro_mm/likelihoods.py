@@ -123,9 +123,7 @@ class Binomial(Likelihood):
         return dist.Binomial(self.total, logits=raw, validate_args=False).to_event(len(shape))
 
     def check(self, x: Tensor, name: str) -> None:
-        refuse(
-            (x < 0) | (x > self.total) | (x != x.round()), x, name, f"whole numbers from 0 to {self.total}"
-        )
+        refuse((x < 0) | (x > self.total) | (x != x.round()), x, name, f"whole numbers from 0 to {self.total}")
 
     def features(self, x: Tensor) -> Tensor:
         return x / self.total

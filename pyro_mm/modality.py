@@ -88,9 +88,7 @@ class Decoder(nn.Module):
     def __init__(self, modality: Modality, dim: int) -> None:
         super().__init__()
         self.modality = modality
-        self.net = (modality.decoder_net or modality.net).decoder(
-            dim, modality.likelihood.raw_shape(modality.shape)
-        )
+        self.net = (modality.decoder_net or modality.net).decoder(dim, modality.likelihood.raw_shape(modality.shape))
         learnt = modality.likelihood.learnt(modality.shape)
         self.learnt = nn.ParameterDict({k: nn.Parameter(v) for k, v in learnt.items()})
 
@@ -108,9 +106,7 @@ def expect_shape(modality: Modality, x: Tensor) -> None:
     """Raise a ValueError naming the modality and both shapes when `x` does not end in its event shape."""
     shape = modality.shape
     if tuple(x.shape[x.dim() - len(shape) :]) != shape:
-        raise ValueError(
-            f"modality '{modality.name}': got a tensor of shape {tuple(x.shape)}, expected (..., {shape})"
-        )
+        raise ValueError(f"modality '{modality.name}': got a tensor of shape {tuple(x.shape)}, expected (..., {shape})")
 
 
 def encoders(modalities: Sequence[Modality], dim: int, family: Family = dist.Normal) -> dict[str, Encoder]:

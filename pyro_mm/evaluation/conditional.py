@@ -47,13 +47,9 @@ def log_conditional(
     require_likelihood(model, b)
     both, known = batch.only(*a, *b), batch.only(*b)
     if _private_latents(model, both):
-        return log_conditional_difference(
-            model, guide, batch, a, b, k, defensive=defensive, chunk=chunk, seed=seed
-        )
+        return log_conditional_difference(model, guide, batch, a, b, k, defensive=defensive, chunk=chunk, seed=seed)
     half = (1 - defensive) / 2
-    name = (
-        f"shared: {half:g} guide({', '.join(a + b)}) + {half:g} guide({', '.join(b)}) + {defensive:g} prior"
-    )
+    name = f"shared: {half:g} guide({', '.join(a + b)}) + {half:g} guide({', '.join(b)}) + {defensive:g} prior"
     plan = Plan.for_batch(both, k, chunk)
     parts = []
     with evaluating(model, guide, seed=seed):
@@ -89,9 +85,7 @@ def log_conditional_difference(
     a, b = _names(of, given, batch)
     require_likelihood(model, b)
     joint_model, part_model = _unconditional(model), _unconditional(model)
-    both = log_marginal(
-        joint_model, guide, batch.only(*a, *b), k, defensive=defensive, chunk=chunk, seed=seed
-    )
+    both = log_marginal(joint_model, guide, batch.only(*a, *b), k, defensive=defensive, chunk=chunk, seed=seed)
     part = log_marginal(
         part_model,
         guide,
@@ -144,9 +138,7 @@ def plug_in(
     return Evidence.join(parts)
 
 
-def _plugged(
-    model: Program, guide: Program, full: Batch, part: Batch, a: tuple[str, ...], k: int
-) -> torch.Tensor:
+def _plugged(model: Program, guide: Program, full: Batch, part: Batch, a: tuple[str, ...], k: int) -> torch.Tensor:
     """log p(x_A | z_k), z_k from the guide that sees `part`: `(k, N)`."""
     from pyro_mm.weights import per_datum
 

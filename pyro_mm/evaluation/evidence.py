@@ -106,9 +106,5 @@ class Evidence:
     def join(parts: list[Evidence]) -> Evidence:
         """The rows of several results of one quantity, in order."""
         first = parts[0]
-        tensors = {
-            f: torch.cat([getattr(p, f) for p in parts]) for f in ("estimate", "se", "ess", "khat", "bias")
-        }
-        return Evidence(
-            first.quantity, **tensors, k=first.k, proposal=first.proposal, prior_sites=first.prior_sites
-        )
+        tensors = {f: torch.cat([getattr(p, f) for p in parts]) for f in ("estimate", "se", "ess", "khat", "bias")}
+        return Evidence(first.quantity, **tensors, k=first.k, proposal=first.proposal, prior_sites=first.prior_sites)

@@ -56,9 +56,7 @@ def log_marginal(
     return Evidence.join(parts)
 
 
-def evidence_of(
-    sums: WeightSums, quantity: str, proposal: str, prior_sites: tuple[str, ...] = ()
-) -> Evidence:
+def evidence_of(sums: WeightSums, quantity: str, proposal: str, prior_sites: tuple[str, ...] = ()) -> Evidence:
     """A result from the sums over all draws."""
     v = sums.variance
     return Evidence(
@@ -82,9 +80,7 @@ def proposal_name(defensive: float, guide: str = "guide") -> str:
 def quantity_of(model: Any, batch: Batch) -> str:
     """`log p(image, label)`: the model's modalities that are present in at least one row."""
     known = getattr(model, "names", None) or tuple(batch.mask)
-    present = [
-        m for m, mask in batch.mask.items() if m in known and m not in batch.hidden and bool(mask.any())
-    ]
+    present = [m for m, mask in batch.mask.items() if m in known and m not in batch.hidden and bool(mask.any())]
     return f"log p({', '.join(present)})"
 
 

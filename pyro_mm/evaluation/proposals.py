@@ -58,14 +58,8 @@ class Proposal:
     _exact: list[float] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if (
-            len(self.shares) != len(self.views) + 1
-            or abs(sum(self.shares) - 1) > 1e-9
-            or min(self.shares) < 0
-        ):
-            raise ValueError(
-                f"shares {list(self.shares)} must be {len(self.views) + 1} non-negative numbers of sum 1"
-            )
+        if len(self.shares) != len(self.views) + 1 or abs(sum(self.shares) - 1) > 1e-9 or min(self.shares) < 0:
+            raise ValueError(f"shares {list(self.shares)} must be {len(self.views) + 1} non-negative numbers of sum 1")
         self._exact = list(self.shares)
 
     def assign(self, k: int) -> Tensor:
@@ -112,14 +106,10 @@ class Proposal:
 
     def _scored(self, model: Sites, guides: Sequence[Sites], values: dict[str, Tensor]) -> Draws:
         log_prior = _total([s for n, s in model.items() if n in values])
-        parts = [
-            _total(list(g.values())) + log(a) for g, a in zip(guides, self._exact, strict=False) if a > 0
-        ]
+        parts = [_total(list(g.values())) + log(a) for g, a in zip(guides, self._exact, strict=False) if a > 0]
         if self._exact[-1] > 0:
             parts.append(log_prior + log(self._exact[-1]))
-        log_q = (
-            torch.logsumexp(torch.stack(torch.broadcast_tensors(*parts)), 0) if len(parts) > 1 else parts[0]
-        )
+        log_q = torch.logsumexp(torch.stack(torch.broadcast_tensors(*parts)), 0) if len(parts) > 1 else parts[0]
         likelihood = {n: per_datum(s).squeeze(1) for n, s in model.items() if s.observed}
         hidden = tuple(n for n, s in model.items() if not s.observed and n not in values)
         return Draws(log_prior, likelihood, log_q, values, hidden)
@@ -144,9 +134,7 @@ def evaluating(*programs: Program, seed: int | None = None) -> Iterator[None]:
     """Evaluation mode and no gradients, put back afterwards; with a seed, the caller's random state too."""
     modules = [p for p in programs if isinstance(p, nn.Module)]
     flags = [(m, m.training) for program in modules for m in program.modules()]
-    devices = sorted(
-        {p.device.index or 0 for m in modules for p in m.parameters() if p.device.type == "cuda"}
-    )
+    devices = sorted({p.device.index or 0 for m in modules for p in m.parameters() if p.device.type == "cuda"})
     try:
         for program in modules:
             program.eval()

@@ -31,17 +31,13 @@ class Experts(nn.Module):
         TypeError: `prior` is given and `fuse` has no such argument.
     """
 
-    def __init__(
-        self, encoders: Mapping[str, nn.Module], fuse: Fusion, prior: nn.Module | None = None
-    ) -> None:
+    def __init__(self, encoders: Mapping[str, nn.Module], fuse: Fusion, prior: nn.Module | None = None) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)
         self.fuse = fuse
         self.prior = None if prior is None or isinstance(prior, StandardNormal) else prior
         if self.prior is not None and "prior" not in inspect.signature(fuse).parameters:
-            raise TypeError(
-                f"{fuse!r} takes no `prior`, so it cannot fall back on a prior other than N(0, I)"
-            )
+            raise TypeError(f"{fuse!r} takes no `prior`, so it cannot fall back on a prior other than N(0, I)")
 
     @property
     def names(self) -> tuple[str, ...]:

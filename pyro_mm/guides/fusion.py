@@ -31,9 +31,7 @@ LocScale = tuple[Tensor | float, Tensor | float]
 STANDARD: LocScale = (0.0, 1.0)
 
 
-def product_of_experts(
-    loc: Tensor, scale: Tensor, mask: Tensor, prior: LocScale = STANDARD
-) -> dist.TorchDistribution:
+def product_of_experts(loc: Tensor, scale: Tensor, mask: Tensor, prior: LocScale = STANDARD) -> dist.TorchDistribution:
     """q(z | x_S) = p(z) prod_{m in S} N(z; loc_m, scale_m^2), normalised (Wu & Goodman 2018, section 2.2).
 
     Precision 1/s0^2 + sum_S 1/scale_m^2; the prior is one of the experts, counted once.
@@ -76,9 +74,7 @@ def mixture_of_experts(
     return Mixture(loc, scale, torch.cat([mask, ~mask.any(-1, keepdim=True)], -1), family)
 
 
-def mixture_of_products(
-    loc: Tensor, scale: Tensor, mask: Tensor, prior: LocScale = STANDARD
-) -> dist.TorchDistribution:
+def mixture_of_products(loc: Tensor, scale: Tensor, mask: Tensor, prior: LocScale = STANDARD) -> dist.TorchDistribution:
     """q(z | x_S) = mean over non-empty T in S of p(z) prod_{m in T} N(z; loc_m, scale_m^2), each normalised
     (MoPoE, Sutter et al. 2021, with the prior expert in every product as in their code).
     """
@@ -90,9 +86,7 @@ def mixture_of_products(
     return Mixture(*products, present)
 
 
-def barycentre(
-    loc: Tensor, scale: Tensor, mask: Tensor, prior: LocScale = STANDARD
-) -> dist.TorchDistribution:
+def barycentre(loc: Tensor, scale: Tensor, mask: Tensor, prior: LocScale = STANDARD) -> dist.TorchDistribution:
     """2-Wasserstein barycentre of the present diagonal Gaussians: mean of means, mean of standard deviations."""
     seen = mask.unsqueeze(-1)
     count = mask.sum(-1, keepdim=True)

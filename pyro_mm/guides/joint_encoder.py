@@ -66,9 +66,7 @@ class Concatenation(nn.Module):
         self.out = nn.Linear(width, 2 * dim)
 
     def forward(self, batch: Batch) -> dist.TorchDistribution:
-        parts = [
-            self.modalities[m].apply_net(body, batch.x[m], batch.mask[m]) for m, body in self.bodies.items()
-        ]
+        parts = [self.modalities[m].apply_net(body, batch.x[m], batch.mask[m]) for m, body in self.bodies.items()]
         lead = torch.broadcast_shapes(*(h.shape[:-1] for h in parts))
         hidden = self.head(torch.cat([h.expand(*lead, h.shape[-1]) for h in parts], -1))
         loc, raw = self.out(hidden).chunk(2, -1)

@@ -27,9 +27,7 @@ class Surrogate(nn.Module):
         encoders: name -> unimodal encoder; their names say what "complete" means.
     """
 
-    def __init__(
-        self, joint: nn.Module, encoders: Mapping[str, nn.Module], prior: nn.Module | None = None
-    ) -> None:
+    def __init__(self, joint: nn.Module, encoders: Mapping[str, nn.Module], prior: nn.Module | None = None) -> None:
         super().__init__()
         self.joint = joint
         self.unimodal = Experts(encoders, product_of_posteriors, prior)

@@ -56,7 +56,6 @@ def observe(m: str, decode: nn.Module, z: Tensor, batch: Batch, mask: Tensor | N
         x = batch.x.get(m)
         if x is not None and x.shape[1:] != px.event_shape:
             raise ValueError(
-                f"modality '{m}': data have event shape {tuple(x.shape[1:])}, "
-                f"the decoder gives {tuple(px.event_shape)}"
+                f"modality '{m}': data have event shape {tuple(x.shape[1:])}, the decoder gives {tuple(px.event_shape)}"
             )
         pyro.sample(m, px, obs=x)

@@ -76,16 +76,12 @@ def kl(q: Program, p: Program, *, particles: int = 1, analytic: bool = True) -> 
 
     In closed form where torch has one; sampled for mixtures.
     """
-    return Objective(
-        [(1.0, Divergence(p, q, 1.0, {}, particles, "analytic" if analytic else "sampled", False, None))]
-    )
+    return Objective([(1.0, Divergence(p, q, 1.0, {}, particles, "analytic" if analytic else "sampled", False, None))])
 
 
 def nll(model: Program, guide: Program, *, weights: Weights | None = None, particles: int = 1) -> Objective:
     """-E_{q(z|x)} [sum_m lambda_m log p(x_m|z)], the reconstruction term alone."""
-    return Objective(
-        [(1.0, Reconstruction(model, guide, 0.0, weights or {}, particles, "none", False, None))]
-    )
+    return Objective([(1.0, Reconstruction(model, guide, 0.0, weights or {}, particles, "none", False, None))])
 
 
 class Elbo(Term):
@@ -110,9 +106,7 @@ class Elbo(Term):
         self.model, self.guide, self.beta = model, guide, beta
         self.likelihood_weights, self.count, self.kl_kind, self.stl = dict(weights), count, kl_kind, stl
         self.estimator = estimator
-        self.schedules = torch.nn.ModuleList(
-            [w for w in (beta, *weights.values()) if isinstance(w, Schedule)]
-        )
+        self.schedules = torch.nn.ModuleList([w for w in (beta, *weights.values()) if isinstance(w, Schedule)])
         self.rows = rows_of(model, guide)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -150,9 +144,7 @@ class Elbo(Term):
             loss = loss + kl_total
             report["kl"] = kl_total.detach()
         if not isinstance(loss, Tensor):
-            raise ValueError(
-                f"{self.formula()} has no terms: the model has no site that the guide or the data know"
-            )
+            raise ValueError(f"{self.formula()} has no terms: the model has no site that the guide or the data know")
         self.report = {"": -loss.detach(), **report}
         return loss
 

@@ -69,17 +69,13 @@ class Iwae(Term):
     label = "iwae"
     doubly = False
 
-    def __init__(
-        self, model: Program, guide: Program, k: int, beta: float | Schedule, weights: Weights
-    ) -> None:
+    def __init__(self, model: Program, guide: Program, k: int, beta: float | Schedule, weights: Weights) -> None:
         super().__init__()
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         self.model, self.guide, self.k, self.beta = model, guide, k, beta
         self.likelihood_weights = dict(weights)
-        self.schedules = torch.nn.ModuleList(
-            [w for w in (beta, *weights.values()) if isinstance(w, Schedule)]
-        )
+        self.schedules = torch.nn.ModuleList([w for w in (beta, *weights.values()) if isinstance(w, Schedule)])
         self.rows = rows_of(model, guide)
 
     def _wrapped(self, program: Program, rows: Tensor | None) -> Program:
@@ -163,9 +159,7 @@ class Looser(Iwae):
         return self._loss(total, batch)
 
     def formula(self) -> str:
-        return f"looser IWAE_{self.k}({targets_of(self.model)}; {q_of(self.guide)})" + (
-            " [DReG]" * self.doubly
-        )
+        return f"looser IWAE_{self.k}({targets_of(self.model)}; {q_of(self.guide)})" + (" [DReG]" * self.doubly)
 
 
 def doubly_reparameterised(model: Program, guide: Program, score: Program, batch: Batch) -> Tensor:

@@ -66,6 +66,4 @@ def jmvae_kl(
     model = Joint(decoders(modalities, dim), dim)
     guide = Surrogate(JointEncoder(Concatenation(modalities, dim, width), dim), encoders(modalities, dim))
     joint = elbo(model, guide, beta=beta, weights=weights, analytic_kl=True)
-    return Recipe(
-        "jmvae_kl", model, guide, joint + alpha * sum(kl(guide, given(guide, m)) for m in guide.names)
-    )
+    return Recipe("jmvae_kl", model, guide, joint + alpha * sum(kl(guide, given(guide, m)) for m in guide.names))
