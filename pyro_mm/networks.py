@@ -173,19 +173,27 @@ def _steps(shape: Sequence[int]) -> tuple[int, int]:
 
 
 class _SequenceEncoder(nn.Module):
+    """One GRU over the steps, one over the steps reversed; each is read at its last real step.
+
+    Rows of different lengths share no packed layout, so a row's result never depends on its neighbours.
+    """
+
     def __init__(self, steps: int, features: int, width: int, out: int) -> None:
         super().__init__()
         self.embed = nn.Linear(features, width, bias=False)
-        self.rnn = nn.GRU(width, width, batch_first=True, bidirectional=True)
+        self.onward = nn.GRU(width, width, batch_first=True)
+        self.backward_ = nn.GRU(width, width, batch_first=True)
         self.head = nn.Linear(2 * width, out)
 
     def forward(self, x: Tensor) -> Tensor:
-        length = (x != 0).any(-1).sum(-1)
-        packed = nn.utils.rnn.pack_padded_sequence(
-            self.embed(x), length.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
-        )
-        _, last = self.rnn(packed)
-        return self.head(torch.cat([last[0], last[1]], -1))
+        length = (x != 0).any(-1).sum(-1, keepdim=True)
+        last = (length - 1).clamp(min=0)
+        h = self.embed(x)
+        step = torch.arange(x.shape[1], device=x.device)
+        turned = h.gather(1, (last - step).clamp(min=0).unsqueeze(-1).expand_as(h))
+        index = last.unsqueeze(-1).expand(-1, 1, h.shape[-1])
+        ends = [rnn(s)[0].gather(1, index).squeeze(1) for rnn, s in ((self.onward, h), (self.backward_, turned))]
+        return self.head(torch.cat(ends, -1))
 
 
 class _SequenceDecoder(nn.Module):

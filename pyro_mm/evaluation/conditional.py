@@ -29,6 +29,7 @@ def log_conditional(
     k: int = 1000,
     *,
     defensive: float = 0.1,
+    independent: bool = False,
     chunk: int | None = None,
     seed: int | None = None,
 ) -> Evidence:
@@ -44,17 +45,18 @@ def log_conditional(
         ValueError: A and B overlap, or name unknown modalities.
     """
     a, b = _names(of, given, batch)
-    require_likelihood(model, b)
+    require_likelihood(model, b, of=a)
     both, known = batch.only(*a, *b), batch.only(*b)
     if _private_latents(model, both):
-        return log_conditional_difference(model, guide, batch, a, b, k, defensive=defensive, chunk=chunk, seed=seed)
+        options = {"defensive": defensive, "independent": independent, "chunk": chunk, "seed": seed}
+        return log_conditional_difference(model, guide, batch, a, b, k, **options)
     half = (1 - defensive) / 2
     name = f"shared: {half:g} guide({', '.join(a + b)}) + {half:g} guide({', '.join(b)}) + {defensive:g} prior"
     plan = Plan.for_batch(both, k, chunk)
     parts = []
     with evaluating(model, guide, seed=seed):
         for full, part in zip(plan.blocks(both), plan.blocks(known), strict=True):
-            proposal = Proposal(model, [(guide, full), (guide, part)], [half, half, defensive])
+            proposal = Proposal(model, [(guide, full), (guide, part)], [half, half, defensive], independent)
             sums, hidden = RatioSums(k), ()
             for which in plan.slices(proposal.assign(k)):
                 draws = proposal.draw(full, which)
@@ -75,6 +77,7 @@ def log_conditional_difference(
     k: int = 1000,
     *,
     defensive: float = 0.1,
+    independent: bool = False,
     chunk: int | None = None,
     seed: int | None = None,
 ) -> Evidence:
@@ -83,18 +86,12 @@ def log_conditional_difference(
     The same quantity as `log_conditional` by another estimator; the bias of the two parts does not cancel.
     """
     a, b = _names(of, given, batch)
-    require_likelihood(model, b)
-    joint_model, part_model = _unconditional(model), _unconditional(model)
-    both = log_marginal(joint_model, guide, batch.only(*a, *b), k, defensive=defensive, chunk=chunk, seed=seed)
-    part = log_marginal(
-        part_model,
-        guide,
-        batch.only(*b),
-        k,
-        defensive=defensive,
-        chunk=chunk,
-        seed=None if seed is None else seed + 1,
-    )
+    require_likelihood(model, b, of=a)
+    program = _unconditional(model)
+    settings = {"defensive": defensive, "independent": independent, "chunk": chunk}
+    both = log_marginal(program, guide, batch.only(*a, *b), k, seed=seed, **settings)
+    other = None if seed is None else seed + 1
+    part = log_marginal(program, guide, batch.only(*b), k, seed=other, **settings)
     return Evidence(
         _quantity(a, b),
         both.estimate - part.estimate,
@@ -125,7 +122,7 @@ def plug_in(
     removes; many papers report it, or a bound on it, as "conditional likelihood".
     """
     a, b = _names(of, given, batch)
-    require_likelihood(model, b)
+    require_likelihood(model, b, of=a)
     both, known = batch.only(*a, *b), batch.only(*b)
     plan = Plan.for_batch(both, k, chunk)
     parts = []

@@ -21,6 +21,7 @@ def log_marginal(
     k: int = 1000,
     *,
     defensive: float = 0.1,
+    independent: bool = False,
     chunk: int | None = None,
     seed: int | None = None,
 ) -> Evidence:
@@ -33,6 +34,8 @@ def log_marginal(
     Args:
         k: draws per datum.
         defensive: the share a of draws from the prior.
+        independent: draw components at random instead of in fixed proportions: the estimate is noisier, and `se` is
+            exact instead of on the safe side.
         chunk: rows x particles per pass, chosen from the data's size by default; it changes no result but rounding
             and the random draws.
         seed: draw with this seed and leave the caller's random state alone.
@@ -46,7 +49,7 @@ def log_marginal(
     parts = []
     with evaluating(model, guide, seed=seed):
         for block in plan.blocks(batch):
-            proposal = Proposal(model, [(guide, block)], shares_of(1, defensive))
+            proposal = Proposal(model, [(guide, block)], shares_of(1, defensive), independent)
             sums, prior_sites = WeightSums(k), ()
             for which in plan.slices(proposal.assign(k)):
                 draws = proposal.draw(block, which)
@@ -84,7 +87,7 @@ def quantity_of(model: Any, batch: Batch) -> str:
     return f"log p({', '.join(present)})"
 
 
-def require_likelihood(model: Any, given: tuple[str, ...] = ()) -> None:
+def require_likelihood(model: Any, given: tuple[str, ...] = (), of: tuple[str, ...] = ()) -> None:
     """Raise NoLikelihood when the model does not define the density that is asked for.
 
     A model says so by `no_likelihood` (a reason), or by `conditioned_on` (modalities it is given, never generates).
@@ -92,6 +95,9 @@ def require_likelihood(model: Any, given: tuple[str, ...] = ()) -> None:
     reason = getattr(model, "no_likelihood", None)
     if reason:
         raise NoLikelihood(f"{type(model).__name__} has no likelihood: {reason}")
+    names = getattr(model, "names", None)
+    if names and (absent := [m for m in of if m not in names]):
+        raise NoLikelihood(f"{type(model).__name__} generates {list(names)}, so it has no density of {absent}")
     conditions = tuple(getattr(model, "conditioned_on", ()))
     if missing := [m for m in conditions if m not in given]:
         raise NoLikelihood(

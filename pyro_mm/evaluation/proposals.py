@@ -9,7 +9,7 @@ mode visible.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import log
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_mm.batch import Batch
+from pyro_mm.distributions import independent_components
 from pyro_mm.handlers import Program, particles
 from pyro_mm.weights import Sites, check_sites, per_datum, replay, run
 
@@ -48,7 +49,8 @@ class Proposal:
         model: the program whose latents are drawn.
         views: `(guide, view)` pairs; every guide is run on its own view.
         shares: `a_1..a_J` and, last, the prior's `a_0`; they sum to 1.
-        independent: draw the component of every particle at random instead of in fixed proportions.
+        independent: draw the component of every particle at random, also inside a guide's mixture, instead of in fixed
+            proportions.
     """
 
     model: Program
@@ -63,23 +65,29 @@ class Proposal:
         self._exact = list(self.shares)
 
     def assign(self, k: int) -> Tensor:
-        """The component of each of K particles; the shares become exact multiples of 1/K unless independent."""
+        """The component of each of K particles, `(K, 1)`; the shares become exact multiples of 1/K.
+
+        With `independent` it is `(K, N)`: an index shared by all data would make their errors alike.
+        """
         if self.independent:
-            return torch.multinomial(torch.tensor(self.shares, dtype=torch.float64), k, replacement=True)
+            n = len(self.views[0][1])
+            drawn = torch.multinomial(torch.tensor(self.shares, dtype=torch.float64), k * n, replacement=True)
+            return drawn.view(k, n)
         ends = torch.tensor(self.shares, dtype=torch.float64).cumsum(0)
         # Spread evenly over the particles, so that every chunk of them sees every component.
         golden = (torch.arange(k, dtype=torch.float64) * 0.6180339887498949) % 1.0
         rank = golden.argsort().argsort()
         which = torch.bucketize((rank + 0.5) / k, ends[:-1])
         self._exact = (torch.bincount(which, minlength=len(ends)).double() / k).tolist()
-        return which
+        return which.unsqueeze(-1)
 
     def draw(self, batch: Batch, which: Tensor) -> Draws:
         """Draw one particle per entry of `which` and score it; `batch` says what the model observes."""
         k = len(which)
         guides = [(particles(g, k), view) for g, view in self.views]
-        drawn = [run(g, view) for g, view in guides]
-        which = which.to(batch.device).view(-1, 1, 1)
+        with independent_components() if self.independent else nullcontext():
+            drawn = [run(g, view) for g, view in guides]
+        which = which.to(batch.device).unsqueeze(1)
 
         def choose(msg: Any) -> Tensor | None:
             if msg["name"] not in drawn[0]:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from pyro_mm.batch import Batch
-from pyro_mm.distributions import independent_components
 from pyro_mm.evaluation.chunks import Plan
 from pyro_mm.evaluation.generation import simulate
 from pyro_mm.evaluation.marginal import require_likelihood
@@ -66,7 +65,7 @@ def sandwich(
     require_likelihood(model)
     lower, upper = [], []
     plan = Plan.for_batch(batch, k, chunk)
-    with evaluating(model, guide, seed=seed), independent_components():
+    with evaluating(model, guide, seed=seed):
         data, truth = simulate(model, batch)
         offset = 0
         for block in plan.blocks(data):
@@ -75,7 +74,7 @@ def sandwich(
             proposal = Proposal(model, [(guide, block)], shares_of(1, defensive), independent=True)
             exact = {n: v[rows].unsqueeze(0).unsqueeze(0) for n, v in truth.items()}
             log_w = [proposal.draw(block, which).log_weight() for which in plan.slices(proposal.assign(k))]
-            known = set(proposal.draw(block, torch.zeros(1, dtype=torch.long)).values)
+            known = set(proposal.draw(block, torch.zeros(1, 1, dtype=torch.long)).values)
             first = proposal.at(block, {n: v for n, v in exact.items() if n in known}).log_weight()
             drawn = torch.cat(log_w).double()
             lower.append(torch.logsumexp(drawn, 0) - log(k))

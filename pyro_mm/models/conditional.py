@@ -44,7 +44,7 @@ class Conditional(nn.Module):
             mask = batch.mask[self.target]
             parts = [z]
             for m, embed in self.condition.items():
-                y = embed(batch.x[m])
+                y = embed(batch.x[m], batch.mask[m])
                 parts.append(y.expand(*z.shape[:-1], y.shape[-1]))
                 mask = mask & batch.mask[m]
             joined = torch.cat(parts, -1)
@@ -59,5 +59,6 @@ class Features(nn.Module):
         self.modality = modality
         self.net = modality.net.encoder(modality.likelihood.feature_shape(modality.shape), width)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.modality.apply_net(self.net, x)
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Features `(..., width)` of x, of zeros where the mask is False."""
+        return self.modality.apply_net(self.net, x, mask)
