@@ -13,7 +13,7 @@ from pyro_mm.batch import Batch
 __all__ = ["Plan"]
 
 ELEMENTS = 1 << 22  # of the widest observation, held at once: 16 MB in float32
-LEAST, MOST, PARTICLES = 512, 1 << 16, 256
+LEAST, MOST, PARTICLES = 512, 1 << 14, 256
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Plan:
         """`chunk` = (rows x particles) per pass; by default from the size of the widest observation."""
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
+        if not len(batch):
+            raise ValueError("the batch has no rows")
         if chunk is None:
             widest = max((prod(v.shape[1:]) for v in batch.x.values()), default=1)
             chunk = min(max(ELEMENTS // max(widest, 1), LEAST), MOST)

@@ -53,7 +53,7 @@ class Case:
 
 def laplace_quadrature(oracle: LinearGaussian, batch: Batch) -> Tensor:
     """log p(x_S) under a Laplace(0, 1) prior on one latent, by the trapezoid rule on a fine grid."""
-    z = torch.linspace(-25, 25, 200_001, dtype=torch.float64)
+    z = torch.linspace(-25, 25, 20_001, dtype=torch.float64)
     total = (-z.abs() - torch.tensor(2.0).log()).expand(len(batch), -1).clone()
     for m, w in oracle.weights.items():
         x = batch.x[m] - oracle.offsets[m]
@@ -99,7 +99,7 @@ def case(name: str, count: int) -> Case:
         recipe.model.requires_grad_(False)
     trainable = [p for p in recipe.objective.parameters() if p.requires_grad]
     optimiser = torch.optim.Adam(trainable, lr=2e-2)
-    steps = 400
+    steps = 300
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-2, steps)
     train = oracle.sample(4000, seed=1)
     train = hide(train, 0.2, seed=2)
@@ -109,7 +109,7 @@ def case(name: str, count: int) -> Case:
         recipe.objective(train[torch.randint(len(train), (128,), generator=rows)]).backward()
         optimiser.step()
         schedule.step()
-    test = oracle.sample(120, seed=4)
+    test = oracle.sample(200, seed=4)
     return Case(recipe, oracle, hide(test, 0.3, seed=5))
 
 
@@ -125,12 +125,11 @@ def judge(estimate: Tensor, se: Tensor, truth: Tensor, least: float = 0.8) -> No
     assert (z.abs() < 4).double().mean().item() >= 0.99, f"largest {z.abs().max().item():.2f}"
 
 
-@pytest.mark.parametrize("count", [2, 3, 4])
 @pytest.mark.parametrize("name", names_without("vae", "cvae"))
-def test_default_draws_err_on_the_safe_side(name: str, count: int) -> None:
+def test_default_draws_err_on_the_safe_side(name: str) -> None:
     """Components in fixed proportions: the error is smaller than the (i.i.d.) standard error says, never larger."""
-    c = case(name, count)
-    pair, given = (c.recipe.model, c.recipe.guide), list(DIMS)[1:count]
+    c = case(name, 3)
+    pair, given = (c.recipe.model, c.recipe.guide), list(DIMS)[1:3]
     joint = log_marginal(*pair, c.data, K, seed=6)
     judge(joint.estimate, joint.se, c.exact(c.data), least=0.6)
     conditional = log_conditional(*pair, c.data, "a", given, K, seed=7)

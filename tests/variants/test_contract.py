@@ -20,9 +20,10 @@ MODALITIES = [
     Modality("label", (), likelihoods.Categorical(5), networks.Embedding(8, (8,))),
     Modality("caption", (4,), likelihoods.Tokens(6), networks.Recurrent(8)),
 ]
-SMALL: dict[str, dict[str, int]] = {
-    name: {"width": 16} for name in ("cvae", "jmvae", "jmvae_zero", "jmvae_kl")
-} | {"mmvae_iwae": {"k": 2}, "mmvae_dreg": {"k": 2}}
+SMALL: dict[str, dict[str, int]] = {name: {"width": 16} for name in ("cvae", "jmvae", "jmvae_zero", "jmvae_kl")} | {
+    "mmvae_iwae": {"k": 2},
+    "mmvae_dreg": {"k": 2},
+}
 NAMES = list(variants.__all__)
 
 
