@@ -1,3 +1,84 @@
-"""placeholder while the package is being written."""
+"""Multimodal deep generative models as Pyro model/guide pairs.
+
+A model is a Pyro program, its inference is another, a training objective is a sum of ELBO terms between programs, and
+a log-likelihood is a number with an error bar.  Start with `pyro_mm.variants`, or `help(pyro_mm.models.Joint)`.
+"""
+
+from pyro_mm import data, guides, handlers, likelihoods, models, networks, objectives, plots, variants
+from pyro_mm.batch import Batch
+from pyro_mm.evaluation import (
+    Certificate,
+    Evidence,
+    NoLikelihood,
+    check_pair,
+    encode,
+    generate,
+    log_conditional,
+    log_conditional_difference,
+    log_marginal,
+    plug_in,
+    sandwich,
+)
+from pyro_mm.guides import Experts, JointEncoder, Surrogate
+from pyro_mm.handlers import RandomSubsets, frozen, given, in_subsets, particles
+from pyro_mm.modality import Modality
+from pyro_mm.models import Joint
+from pyro_mm.objectives import Warmup, componentwise_elbo, dreg, elbo, iwae, kl, looser, nll
+from pyro_mm.recipe import Paper, Recipe
+from pyro_mm.storage import load, save
+from pyro_mm.training import History, NonFiniteLoss, Stage, fit, svi
+from pyro_mm.weights import log_weights
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Batch",
+    "Certificate",
+    "Evidence",
+    "Experts",
+    "History",
+    "Joint",
+    "JointEncoder",
+    "Modality",
+    "NoLikelihood",
+    "NonFiniteLoss",
+    "Paper",
+    "RandomSubsets",
+    "Recipe",
+    "Stage",
+    "Surrogate",
+    "Warmup",
+    "check_pair",
+    "componentwise_elbo",
+    "data",
+    "dreg",
+    "elbo",
+    "encode",
+    "fit",
+    "frozen",
+    "generate",
+    "given",
+    "guides",
+    "handlers",
+    "in_subsets",
+    "iwae",
+    "kl",
+    "likelihoods",
+    "load",
+    "log_conditional",
+    "log_conditional_difference",
+    "log_marginal",
+    "log_weights",
+    "looser",
+    "models",
+    "networks",
+    "nll",
+    "objectives",
+    "particles",
+    "plots",
+    "plug_in",
+    "sandwich",
+    "save",
+    "svi",
+    "variants",
+]

@@ -34,7 +34,7 @@ class Batch:
         ValueError: modalities disagree on the number of rows, a mask has another shape than its rows, or a present
             value is NaN.  The message names the modality.
 
-    A `Batch` is also a map-style data set: `batch[3:7]`, `len(batch)` and `DataLoader(batch, collate_fn=Batch.collate)`.
+    A `Batch` is also a map-style data set: `batch[3:7]`, `len(batch)`, `DataLoader(batch, collate_fn=Batch.collate)`.
     """
 
     __slots__ = ("hidden", "mask", "x")
@@ -98,7 +98,7 @@ class Batch:
     def missing(cls, modalities: Sequence[Modality], n: int) -> Batch:
         """`n` rows with nothing present: `generate` then gives samples of the prior."""
         fills = {m.name: m.likelihood.fill(m.shape).expand(n, *m.shape).clone() for m in modalities}
-        return cls(fills, {m: torch.zeros(n, dtype=torch.bool) for m in fills})
+        return cls._view(fills, {m: torch.zeros(n, dtype=torch.bool) for m in fills})
 
     @staticmethod
     def collate(items: Batch | Sequence[Batch]) -> Batch:
@@ -117,12 +117,14 @@ class Batch:
 
     def __getitem__(self, rows: Rows) -> Batch:
         """The chosen rows; an int gives a batch of one row."""
-        if isinstance(rows, int):
-            if not -len(self) <= rows < len(self):
-                raise IndexError(f"row {rows} of a batch of {len(self)}")
-            rows = slice(rows % len(self), rows % len(self) + 1)
-        elif not isinstance(rows, slice):
-            rows = torch.as_tensor(rows)
+        if not isinstance(rows, slice):
+            rows = torch.as_tensor(rows, device=self.device)
+            rows = rows.long() if rows.numel() == 0 and rows.dtype is not torch.bool else rows
+            if rows.dim() == 0:
+                row = int(rows)
+                if not -len(self) <= row < len(self):
+                    raise IndexError(f"row {row} of a batch of {len(self)}")
+                rows = slice(row % len(self), row % len(self) + 1)
         return Batch._view(
             {m: v[rows] for m, v in self.x.items()},
             {m: v[..., rows] for m, v in self.mask.items()},
@@ -183,7 +185,7 @@ class Batch:
         chosen = [self.mask[m] for m in (self.mask if names is None else names) if m in self.mask]
         if not chosen:
             return torch.zeros(len(self), dtype=torch.bool, device=self.device)
-        return torch.stack(chosen).any(0) if len(chosen) > 1 else chosen[0]
+        return torch.stack(torch.broadcast_tensors(*chosen)).any(0)
 
     def to(self, *args: Any, **kwargs: Any) -> Batch:
         """The batch on another device; a dtype applies to floating-point modalities only."""
@@ -221,7 +223,18 @@ def as_tensor(value: Any) -> Tensor:
         return value
     if hasattr(value, "to_numpy"):
         value = value.to_numpy()
-    array = np.asarray(value)
+    if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.dtype.kind == "O"):
+        value = _nan_for_none(list(value))
+    array = np.asarray(value, order="C")
     if array.dtype == object:
         array = array.astype(np.float64)
-    return torch.as_tensor(np.ascontiguousarray(array))
+    return torch.as_tensor(array if array.flags.writeable else array.copy())
+
+
+def _nan_for_none(rows: list[Any]) -> list[Any]:
+    """Rows that are None (or a lone NaN) as NaN of the other rows' shape."""
+    absent = [row is None or (isinstance(row, float) and row != row) for row in rows]
+    if not any(absent) or all(absent):
+        return rows
+    shape = np.shape(rows[absent.index(False)])
+    return [np.full(shape, np.nan) if gone else row for row, gone in zip(rows, absent, strict=True)]

@@ -5,7 +5,7 @@ A program is anything called as `program(batch)`; every verb keeps its parameter
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -141,9 +141,12 @@ class InSubsets(_Verb):
         self.subsets = subsets
 
     def forward(self, batch: Batch) -> Any:
-        views = batch.visible(self.subsets.choice(batch.names))
         with pyro.plate("subset", len(self.subsets), dim=SUBSET_DIM):
-            return self.program(views)
+            return self.program(self.views(batch))
+
+    def views(self, batch: Batch) -> Batch:
+        """What the program sees: every subset's view of the batch, masks `(S, N)`."""
+        return batch.visible(self.subsets.choice(batch.names))
 
 
 def in_subsets(program: Program, subsets: Subsets | Sequence[Sequence[str]]) -> InSubsets:
@@ -159,7 +162,10 @@ class Frozen(_Verb):
 
     def forward(self, batch: Batch) -> Any:
         if not isinstance(self.program, nn.Module):
-            return self.program(batch)
+            raise TypeError(
+                f"frozen() cannot find the parameters of {self.program!r}, a plain function: its gradients would be "
+                "wrong without a word; make the program an nn.Module"
+            )
         fixed = {n: p.detach() for n, p in self.program.named_parameters()}
         return torch.func.functional_call(self.program, fixed, (batch,))
 
@@ -210,14 +216,24 @@ class Impute(Messenger):
 
 
 def rows_of(*programs: Program) -> Callable[[Batch], Tensor | None]:
-    """batch -> bool `(N,)`: rows in which every `given` among the programs has one of its modalities, or None."""
-    shown = [p.shown for p in programs if isinstance(p, Given)]
+    """batch -> bool `(N,)` or `(S, N)`: rows in which every `given` in the programs shows something, or None."""
 
     def rows(batch: Batch) -> Tensor | None:
-        keep = [batch.present(names) for names in shown]
-        return torch.stack(keep).all(0) if keep else None
+        keep = [mask for p in programs for mask in _shown(p, batch)]
+        return torch.stack(torch.broadcast_tensors(*keep)).all(0) if keep else None
 
     return rows
+
+
+def _shown(program: Program, batch: Batch) -> Iterator[Tensor]:
+    """For every `given` in a nest of verbs, the rows in which it shows something."""
+    while isinstance(program, _Verb):
+        if isinstance(program, InSubsets):
+            batch = program.views(batch)
+        if isinstance(program, Given):
+            batch = batch.only(*program.shown)
+            yield batch.present(program.shown)
+        program = program.program
 
 
 def masked(program: Program, mask: Tensor | None) -> Program:

@@ -30,7 +30,10 @@ def ingest(data: Mapping[str, Any], modalities: Sequence[Modality] | None, dtype
     x, mask = {}, {}
     for m in names:
         x[m], mask[m] = _column(m, given.get(m), known.get(m), n, dtype)
-    return Batch(x, mask)
+    batch = Batch(x, mask)
+    # Where nothing is present the batch knows no value but 0; the likelihood's own lies inside its support.
+    filled = {m: x[m] if m in known and not bool(mask[m].any()) else v for m, v in batch.x.items()}
+    return Batch._view(filled, batch.mask)
 
 
 def _read(name: str, value: Any) -> Tensor:
@@ -47,6 +50,8 @@ def _column(
     name: str, value: Tensor | None, modality: Modality | None, n: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Checked values and presence of one modality."""
+    if modality is not None and value is not None and value.dim() == 1 and bool(torch.isnan(value).all()):
+        value = None  # a list of None says nothing about the event shape
     if value is None:
         if modality is None:
             raise ValueError(f"modality '{name}' is None: pass `modalities` so that its shape is known")
@@ -83,7 +88,7 @@ def _shaped(value: Tensor, modality: Modality) -> Tensor:
 
 def _present(name: str, value: Tensor) -> Tensor:
     """Rows without NaN; a partly-NaN row is refused because a modality is present or missing as a whole."""
-    nan = torch.isnan(value).reshape(len(value), -1)
+    nan = torch.isnan(value).unsqueeze(-1).flatten(1)
     some, every = nan.any(-1), nan.all(-1)
     if bool((some & ~every).any()):
         rows = (some & ~every).nonzero().flatten()

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot, softplus
 
-from pyro_mm.distributions.tokens import TokenSequence
+from pyro_mm import distributions
+from pyro_mm.distributions import TokenSequence
 
 __all__ = [
     "Bernoulli",
@@ -107,7 +108,7 @@ class ContinuousBernoulli(Likelihood):
     """Grey pixels in [0, 1] (Loaiza-Ganem & Cunningham 2019), a proper density."""
 
     def __call__(self, raw: Tensor, shape: Shape, **learnt: Tensor) -> dist.TorchDistribution:
-        return dist.ContinuousBernoulli(logits=raw, validate_args=False).to_event(len(shape))
+        return distributions.ContinuousBernoulli(logits=raw, validate_args=False).to_event(len(shape))
 
     def check(self, x: Tensor, name: str) -> None:
         refuse((x < 0) | (x > 1) | torch.isnan(x), x, name, "values in [0, 1]")

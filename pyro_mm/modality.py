@@ -41,7 +41,7 @@ class Modality:
             raise ValueError(
                 f"'{self.name}' cannot name a modality: use an identifier other than {sorted(RESERVED)}, z_*, w_*"
             )
-        if hasattr(nn.ModuleDict, self.name):
+        if hasattr(nn.ModuleDict(), self.name):
             raise ValueError(f"'{self.name}' cannot name a modality: torch's ModuleDict uses that word")
         self.likelihood.raw_shape(self.shape)
 

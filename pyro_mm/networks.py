@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
 import torch
@@ -119,7 +120,7 @@ class Conv(Net):
         layers: list[nn.Module] = [nn.Linear(dim, self.width), self.activation()]
         layers += [nn.Linear(self.width, prod(deep)), self.activation(), Reshape(deep)]
         sizes = [*reversed(self.channels), c]
-        for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        for i, (a, b) in enumerate(pairwise(sizes)):
             layers += [self.activation()] if i else []
             layers += [nn.ConvTranspose2d(a, b, 4, stride=2, padding=1)]
         return nn.Sequential(*layers, Reshape(shape))
@@ -127,7 +128,7 @@ class Conv(Net):
 
 @dataclass(frozen=True)
 class Recurrent(Net):
-    """A bidirectional GRU for sequences `(T, F)`; steps whose features are all zero are padding and are skipped."""
+    """A bidirectional GRU for sequences `(T, F)`; steps of nothing but zeros at the end are padding and are skipped."""
 
     width: int = 64
 
@@ -186,10 +187,9 @@ class _SequenceEncoder(nn.Module):
         self.head = nn.Linear(2 * width, out)
 
     def forward(self, x: Tensor) -> Tensor:
-        length = (x != 0).any(-1).sum(-1, keepdim=True)
-        last = (length - 1).clamp(min=0)
-        h = self.embed(x)
         step = torch.arange(x.shape[1], device=x.device)
+        last = ((x != 0).any(-1) * step).amax(-1, keepdim=True)
+        h = self.embed(x)
         turned = h.gather(1, (last - step).clamp(min=0).unsqueeze(-1).expand_as(h))
         index = last.unsqueeze(-1).expand(-1, 1, h.shape[-1])
         ends = [rnn(s)[0].gather(1, index).squeeze(1) for rnn, s in ((self.onward, h), (self.backward_, turned))]

@@ -80,7 +80,7 @@ class _Record(Messenger):
             msg["value"], msg["done"] = value, True
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        if site_is_subsample(msg):
+        if site_is_subsample(msg) or msg["infer"].get("_deterministic"):
             return
         name = msg["name"]
         if name in self.sites:
@@ -89,11 +89,19 @@ class _Record(Messenger):
             name,
             msg["fn"],
             msg["value"],
-            msg["scale"],
+            _scale_per_row(msg),
             msg["mask"],
             msg["is_observed"],
             msg["cond_indep_stack"],
         )
+
+
+def _scale_per_row(msg: Any) -> Any:
+    """The site's scale without the data plate's N / B, which would stand inside the exponential of a weight."""
+    for f in msg["cond_indep_stack"]:
+        if f.name == "data" and f.full_size not in (None, f.size):
+            return msg["scale"] * f.size / f.full_size
+    return msg["scale"]
 
 
 def run(program: Program, batch: Batch, choose: ModifyValue | None = None) -> Sites:

@@ -47,7 +47,7 @@ class Mixture(TorchDistribution):
         ValueError: `weights` require a gradient (a learnt weight needs a sum over components instead).
     """
 
-    arg_constraints = {}  # noqa: RUF012
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
     support = constraints.real_vector
     has_rsample = True
 

@@ -1,6 +1,6 @@
 """Likelihoods with error bars, certificates, generation and contract checks for any model/guide pair."""
 
-from pyro_mm.evaluation.check import CheckReport, check_pair
+from pyro_mm.evaluation.check import CheckReport, PairError, check_pair
 from pyro_mm.evaluation.conditional import log_conditional, log_conditional_difference, plug_in
 from pyro_mm.evaluation.evidence import Evidence, NoLikelihood
 from pyro_mm.evaluation.generation import Posterior, encode, generate, simulate
@@ -12,6 +12,7 @@ __all__ = [
     "CheckReport",
     "Evidence",
     "NoLikelihood",
+    "PairError",
     "Posterior",
     "check_pair",
     "encode",

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
 
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation.chunks import Plan
-from pyro_mm.evaluation.evidence import Evidence
+from pyro_mm.evaluation.evidence import Evidence, NoLikelihood
 from pyro_mm.evaluation.marginal import evidence_of, log_marginal, require_likelihood
-from pyro_mm.evaluation.proposals import Proposal, evaluating
+from pyro_mm.evaluation.proposals import Proposal, evaluating, row_wise
 from pyro_mm.evaluation.streaming import RatioSums, WeightSums
-from pyro_mm.handlers import Program, particles
-from pyro_mm.weights import replay, run
+from pyro_mm.handlers import Impute, Program, particles
+from pyro_mm.weights import check_sites, run
 
 __all__ = ["log_conditional", "log_conditional_difference", "plug_in"]
 
@@ -48,7 +49,7 @@ def log_conditional(
     require_likelihood(model, b, of=a)
     both, known = batch.only(*a, *b), batch.only(*b)
     if _private_latents(model, both):
-        options = {"defensive": defensive, "independent": independent, "chunk": chunk, "seed": seed}
+        options: dict[str, Any] = {"defensive": defensive, "independent": independent, "chunk": chunk, "seed": seed}
         return log_conditional_difference(model, guide, batch, a, b, k, **options)
     half = (1 - defensive) / 2
     name = f"shared: {half:g} guide({', '.join(a + b)}) + {half:g} guide({', '.join(b)}) + {defensive:g} prior"
@@ -57,9 +58,11 @@ def log_conditional(
     with evaluating(model, guide, seed=seed):
         for full, part in zip(plan.blocks(both), plan.blocks(known), strict=True):
             proposal = Proposal(model, [(guide, full), (guide, part)], [half, half, defensive], independent)
-            sums, hidden = RatioSums(k), ()
+            sums = RatioSums(k)
+            hidden: tuple[str, ...] = ()
             for which in plan.slices(proposal.assign(k)):
                 draws = proposal.draw(full, which)
+                _require_known(model, draws.log_likelihood, a, b)
                 log_w = draws.log_weight([m for m in b if m in draws.log_likelihood])
                 log_u = log_w + sum(draws.log_likelihood[m] for m in a)
                 sums.add(log_u, log_w)
@@ -88,7 +91,7 @@ def log_conditional_difference(
     a, b = _names(of, given, batch)
     require_likelihood(model, b, of=a)
     program = _unconditional(model)
-    settings = {"defensive": defensive, "independent": independent, "chunk": chunk}
+    settings: dict[str, Any] = {"defensive": defensive, "independent": independent, "chunk": chunk}
     both = log_marginal(program, guide, batch.only(*a, *b), k, seed=seed, **settings)
     other = None if seed is None else seed + 1
     part = log_marginal(program, guide, batch.only(*b), k, seed=other, **settings)
@@ -136,14 +139,16 @@ def plug_in(
 
 
 def _plugged(model: Program, guide: Program, full: Batch, part: Batch, a: tuple[str, ...], k: int) -> torch.Tensor:
-    """log p(x_A | z_k), z_k from the guide that sees `part`: `(k, N)`."""
-    from pyro_mm.weights import per_datum
+    """log p(x_A | z_k), z_k from the guide that sees `part`: `(k, N)`.
 
+    Latents of what is hidden from the guide are drawn from the model: the guide's own values may know x_A.
+    """
     drawn = run(particles(guide, k), part)
-    sites = replay(particles(model, k), full, {n: s.value for n, s in drawn.items()})
-    total = sum(per_datum(sites[m]).squeeze(1) for m in a)
-    assert isinstance(total, torch.Tensor)
-    return total
+    with Impute({n: (s.value, s.mask) for n, s in drawn.items()}):
+        sites = run(particles(model, k), full)
+    check_sites(sites, drawn)
+    _require_known(model, sites, a)
+    return torch.stack([row_wise(sites[m]) for m in a]).sum(0)
 
 
 def _ratio_evidence(
@@ -184,6 +189,15 @@ def _private_latents(model: Program, batch: Batch) -> bool:
     with evaluating(model, seed=0):
         sites = run(particles(model, 1), batch[:1])
     return any(isinstance(s.mask, torch.Tensor) for s in sites.values() if not s.observed)
+
+
+def _require_known(model: Any, sites: Collection[str], of: Sequence[str], given: Sequence[str] = ()) -> None:
+    """Raise NoLikelihood for modalities that the model has no site for and is not conditioned on either."""
+    conditions = getattr(model, "conditioned_on", ())
+    if unknown := [m for m in (*of, *given) if m not in sites and m not in conditions]:
+        raise NoLikelihood(
+            f"the model has no site {unknown}, so it defines no density given or of it; it has {list(sites)}"
+        )
 
 
 def _unconditional(model: Program) -> Program:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_mm.evaluation.psis import threshold
+from pyro_mm.evaluation.psis import tail_size, threshold
 
 __all__ = ["Evidence", "NoLikelihood"]
 
@@ -70,12 +70,13 @@ class Evidence:
 
     @property
     def reliable(self) -> Tensor:
-        """Bool `(N,)`: k-hat is under the threshold for this K."""
-        return self.khat < threshold(self.k)
+        """Bool `(N,)`: k-hat is under the threshold for this K, or the weights are all equal (which leaves no tail)."""
+        constant = (self.ess > self.k * (1 - 1e-9)) & (tail_size(self.k) >= 5)
+        return (self.khat < threshold(self.k)) | constant
 
     @property
     def unreliable_share(self) -> float:
-        """Share of data whose k-hat is above the threshold."""
+        """Share of data that are not `reliable`: k-hat is above the threshold."""
         return (~self.reliable).double().mean().item()
 
     def summary(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation.proposals import evaluating
 from pyro_mm.handlers import Impute, Program, particles
-from pyro_mm.weights import run
+from pyro_mm.weights import Site, Sites, run
 
 __all__ = ["Posterior", "encode", "generate", "simulate"]
 
@@ -28,12 +28,20 @@ def encode(guide: Program, batch: Batch, k: int = 1, *, seed: int | None = None)
     """The guide's posterior of every latent given what is present.
 
     The mean is that of the site's distribution, averaged over K draws of the latents above it: exact for a guide with
-    one latent, mixtures included.
+    one latent, mixtures included.  Where a distribution does not know its mean (a flow) it is the mean of the K draws.
     """
     with evaluating(guide, seed=seed):
         sites = run(particles(guide, k), batch)
-    means = {n: s.fn.mean.expand(s.value.shape).mean(0).squeeze(0) for n, s in sites.items()}
+    means = {n: _mean(s).squeeze(0) for n, s in sites.items()}
     return Posterior(means, {n: s.value.squeeze(1) for n, s in sites.items()})
+
+
+def _mean(site: Site) -> Tensor:
+    """`(1, N, *event)`."""
+    try:
+        return site.fn.mean.expand(site.value.shape).mean(0)
+    except NotImplementedError:
+        return site.value.mean(0)
 
 
 def generate(
@@ -57,11 +65,16 @@ def simulate(model: Program, batch: Batch, *, seed: int | None = None) -> tuple[
 
     The latents are exact draws from the posterior given any subset of the data.
     """
+    data, latents = simulated(model, batch, seed=seed)
+    return data, {n: s.value for n, s in latents.items()}
+
+
+def simulated(model: Program, batch: Batch, *, seed: int | None = None) -> tuple[Batch, Sites]:
+    """`simulate`, with the latents' sites."""
     with evaluating(model, seed=seed):
         sites = run(poutine.uncondition(model), batch)
     x = {m: sites[m].value if m in sites else v for m, v in batch.x.items()}
-    latents = {n: s.value for n, s in sites.items() if n not in batch.x}
-    return Batch(x, batch.mask), latents
+    return Batch(x, batch.mask), {n: s for n, s in sites.items() if n not in batch.x}
 
 
 def _without_subset_dim(fn: dist.TorchDistribution, k: int, n: int) -> dist.TorchDistribution:

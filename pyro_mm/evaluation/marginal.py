@@ -50,7 +50,8 @@ def log_marginal(
     with evaluating(model, guide, seed=seed):
         for block in plan.blocks(batch):
             proposal = Proposal(model, [(guide, block)], shares_of(1, defensive), independent)
-            sums, prior_sites = WeightSums(k), ()
+            sums = WeightSums(k)
+            prior_sites: tuple[str, ...] = ()
             for which in plan.slices(proposal.assign(k)):
                 draws = proposal.draw(block, which)
                 sums.add(draws.log_weight())

@@ -15,12 +15,13 @@ from math import log
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_mm.batch import Batch
 from pyro_mm.distributions import independent_components
+from pyro_mm.evaluation.modules import modules_of
 from pyro_mm.handlers import Program, particles
-from pyro_mm.weights import Sites, check_sites, per_datum, replay, run
+from pyro_mm.weights import Site, Sites, check_sites, per_datum, replay, run
 
 __all__ = ["Draws", "Proposal", "evaluating", "shares_of"]
 
@@ -36,9 +37,11 @@ class Draws:
     prior_sites: tuple[str, ...]
 
     def log_weight(self, names: Sequence[str] | None = None) -> Tensor:
-        """log p(x_S, z) - log q(z), S = `names` (default: every observation)."""
-        scored = self.log_likelihood if names is None else {m: self.log_likelihood[m] for m in names}
-        return self.log_prior + sum(scored.values()) - self.log_q
+        """log p(x_S, z) - log q(z), S = `names` (default: every observation); float64, as a difference of sums."""
+        total = self.log_prior.double() - self.log_q.double()
+        for m in self.log_likelihood if names is None else names:
+            total = total + self.log_likelihood[m]
+        return total
 
 
 @dataclass
@@ -92,6 +95,8 @@ class Proposal:
         def choose(msg: Any) -> Tensor | None:
             if msg["name"] not in drawn[0]:
                 return None
+            for sites in drawn:
+                same_shape(msg["name"], msg["fn"], sites)
             shape = [*which.shape, *[1] * msg["fn"].event_dim]
             index = which.view(shape)
             value = msg["fn"].sample() if self._exact[-1] > 0 else drawn[0][msg["name"]].value
@@ -108,9 +113,10 @@ class Proposal:
         return self._scored(model, scored, values)
 
     def at(self, batch: Batch, values: dict[str, Tensor]) -> Draws:
-        """Score given latent values, one particle, event shapes as drawn under plates `(1, 1, N)`."""
+        """Score given values of all the model's latents, one particle, as drawn under plates `(1, 1, N)`."""
         model = replay(particles(self.model, 1), batch, values)
-        return self._scored(model, [replay(particles(g, 1), view, values) for g, view in self.views], values)
+        guides = [replay(particles(g, 1), view, values) for g, view in self.views]
+        return self._scored(model, guides, {n: v for n, v in values.items() if n in guides[0]})
 
     def _scored(self, model: Sites, guides: Sequence[Sites], values: dict[str, Tensor]) -> Draws:
         log_prior = _total([s for n, s in model.items() if n in values])
@@ -118,16 +124,35 @@ class Proposal:
         if self._exact[-1] > 0:
             parts.append(log_prior + log(self._exact[-1]))
         log_q = torch.logsumexp(torch.stack(torch.broadcast_tensors(*parts)), 0) if len(parts) > 1 else parts[0]
-        likelihood = {n: per_datum(s).squeeze(1) for n, s in model.items() if s.observed}
+        likelihood = {n: row_wise(s) for n, s in model.items() if s.observed}
         hidden = tuple(n for n, s in model.items() if not s.observed and n not in values)
         return Draws(log_prior, likelihood, log_q, values, hidden)
 
 
-def _total(sites: Sequence[Any]) -> Tensor:
+def _total(sites: Sequence[Site]) -> Tensor:
     total: Any = 0.0
     for site in sites:
-        total = total + per_datum(site).squeeze(1)
+        total = total + row_wise(site)
     return total
+
+
+def row_wise(site: Site) -> Tensor:
+    """The site's log-density `(K, N)`."""
+    logp = per_datum(site)
+    if logp.shape[1] > 1:
+        raise ValueError(
+            f"site '{site.name}' has {logp.shape[1]} values per row: a likelihood is of one view of the data; pass the "
+            "programs themselves instead of in_subsets(...), and batch.only(...) instead of batch.subsets(...)"
+        )
+    return logp.squeeze(1)
+
+
+def same_shape(name: str, fn: Any, guide: Sites) -> None:
+    """Raise when the guides do not all have the site, or have it with another event shape than the model's `fn`."""
+    if name not in guide:
+        raise ValueError(f"site '{name}' is drawn by the guide under one view of the data and missing under another")
+    if (ours := tuple(guide[name].fn.event_shape)) != (theirs := tuple(fn.event_shape)):
+        raise ValueError(f"site '{name}' has event shape {ours} in the guide and {theirs} in the model")
 
 
 def shares_of(count: int, defensive: float) -> list[float]:
@@ -139,13 +164,16 @@ def shares_of(count: int, defensive: float) -> list[float]:
 
 @contextmanager
 def evaluating(*programs: Program, seed: int | None = None) -> Iterator[None]:
-    """Evaluation mode and no gradients, put back afterwards; with a seed, the caller's random state too."""
-    modules = [p for p in programs if isinstance(p, nn.Module)]
-    flags = [(m, m.training) for program in modules for m in program.modules()]
+    """Evaluation mode and no gradients, put back afterwards; with a seed, the caller's random state too.
+
+    The modules behind wrapped programs and plain functions are found as well.
+    """
+    modules = modules_of(*programs)
+    flags = [(m, m.training) for outer in modules for m in outer.modules()]
     devices = sorted({p.device.index or 0 for m in modules for p in m.parameters() if p.device.type == "cuda"})
     try:
-        for program in modules:
-            program.eval()
+        for module in modules:
+            module.eval()
         with torch.random.fork_rng(devices, enabled=seed is not None), torch.no_grad():
             if seed is not None:
                 torch.manual_seed(seed)

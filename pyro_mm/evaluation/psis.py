@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from math import ceil, floor, log10, sqrt
+from math import ceil, floor, log, log10, sqrt
 
 import torch
-from torch import Tensor
+from torch import Tensor, finfo, float64
 
 __all__ = ["khat", "tail_size", "threshold"]
+
+SAME = 1e-10  # weights that differ by less, relative to the largest, differ by rounding
 
 
 def tail_size(k: int) -> int:
@@ -26,18 +28,20 @@ def khat(largest: Tensor) -> Tensor:
     Args:
         largest: the M + 1 largest log-weights of every datum, `(M + 1, N)`, in any order.
 
-    Infinite where M < 5 or the tail is constant, as in ArviZ.
+    The tail of a datum are the weights above the smallest of these and above the smallest number that a float64 can
+    hold.  Infinite where fewer than 5 remain or all are equal, as in ArviZ, and where a weight is NaN or infinite.
     """
-    m = len(largest) - 1
-    if m < 5:
-        return largest.new_full(largest.shape[1:], torch.inf)
     top = largest.double().sort(0).values
-    top = (top - top[-1]).exp()
+    top = (top - top[-1]).clamp(min=log(finfo(float64).tiny)).exp()
     t = top[1:] - top[:1]
-    usable = (t[-1] > 0) & torch.isfinite(t[-1])
-    t = torch.where(usable, t, torch.linspace(0.1, 1, m, dtype=t.dtype, device=t.device).unsqueeze(-1))
-    k = _fit(t, m)
-    return torch.where(usable, k, torch.inf).to(largest.dtype)
+    size = (t > 0).sum(0)
+    size = torch.where(t[-1] > SAME, size, 0)  # NaN compares as False too
+    k = torch.full_like(t[0], torch.inf)
+    for m in size.unique().tolist():  # one, but for ties and underflow
+        if m >= 5:
+            rows = size == m
+            k[rows] = _fit(t[-m:, rows], m)
+    return torch.where(torch.isfinite(k), k, torch.inf).to(largest.dtype)
 
 
 def _fit(t: Tensor, m: int) -> Tensor:
@@ -46,7 +50,7 @@ def _fit(t: Tensor, m: int) -> Tensor:
     grid = torch.arange(1, j + 1, dtype=t.dtype, device=t.device).unsqueeze(-1)
     quarter = t[floor(m / 4 + 0.5) - 1]
     b = 1 / t[-1] + (1 - (j / (grid - 0.5)).sqrt()) / (3 * quarter)
-    k = torch.log1p(-b.unsqueeze(1) * t).mean(1)
+    k = torch.stack([torch.log1p(-row * t).mean(0) for row in b])  # a loop: `(J, M, N)` at once would not fit
     profile = m * ((-b / k).log() - k - 1)
     b = (profile.softmax(0) * b).sum(0)
     shape = torch.log1p(-b * t).mean(0)

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation.chunks import Plan
-from pyro_mm.evaluation.generation import simulate
+from pyro_mm.evaluation.generation import simulated
 from pyro_mm.evaluation.marginal import require_likelihood
 from pyro_mm.evaluation.proposals import Proposal, evaluating, shares_of
 from pyro_mm.handlers import Program
+from pyro_mm.weights import Site
 
-__all__ = ["Certificate", "sandwich"]
+__all__ = ["Certificate", "ends", "sandwich"]
 
 
 @dataclass(frozen=True)
@@ -63,20 +64,39 @@ def sandwich(
     shows as a gap.  It certifies the estimator for this model, not the model for real data.
     """
     require_likelihood(model)
+    return ends(model, guide, batch, k, defensive=defensive, chunk=chunk, seed=seed)
+
+
+def ends(
+    model: Program,
+    guide: Program,
+    batch: Batch,
+    k: int,
+    *,
+    defensive: float,
+    chunk: int | None = None,
+    seed: int | None = None,
+) -> Certificate:
+    """`sandwich`, of p(x | conditions) for a model that is given something."""
     lower, upper = [], []
     plan = Plan.for_batch(batch, k, chunk)
     with evaluating(model, guide, seed=seed):
-        data, truth = simulate(model, batch)
+        data, truth = simulated(model, batch)
         offset = 0
         for block in plan.blocks(data):
             rows = slice(offset, offset + len(block))
             offset += len(block)
             proposal = Proposal(model, [(guide, block)], shares_of(1, defensive), independent=True)
-            exact = {n: v[rows].unsqueeze(0).unsqueeze(0) for n, v in truth.items()}
-            log_w = [proposal.draw(block, which).log_weight() for which in plan.slices(proposal.assign(k))]
-            known = set(proposal.draw(block, torch.zeros(1, 1, dtype=torch.long)).values)
-            first = proposal.at(block, {n: v for n, v in exact.items() if n in known}).log_weight()
-            drawn = torch.cat(log_w).double()
+            exact = {n: _block(site, rows) for n, site in truth.items()}
+            first = proposal.at(block, exact).log_weight()
+            drawn = torch.cat([proposal.draw(block, which).log_weight() for which in plan.slices(proposal.assign(k))])
             lower.append(torch.logsumexp(drawn, 0) - log(k))
-            upper.append(torch.logsumexp(torch.cat([first.double(), drawn[1:]]), 0) - log(k))
+            upper.append(torch.logsumexp(torch.cat([first, drawn[1:]]), 0) - log(k))
     return Certificate(torch.cat(lower), torch.cat(upper), data, k)
+
+
+def _block(site: Site, rows: slice) -> Tensor:
+    """A latent's value in some rows, with its batch dimensions padded to those of one particle, `(1, 1, N, *event)`."""
+    event = site.fn.event_dim
+    value = site.value.narrow(-1 - event, rows.start, rows.stop - rows.start)
+    return value.reshape(*[1] * (3 + event - value.dim()), *value.shape)

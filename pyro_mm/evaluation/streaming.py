@@ -1,4 +1,4 @@
-"""Per-datum sums over importance weights that arrive in chunks: O(N sqrt K) memory, the same result for any chunking."""
+"""Per-datum sums over importance weights that arrive in chunks: O(N sqrt K) memory, the same for any chunking."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class WeightSums:
 
     @property
     def concentration(self) -> Tensor:
-        """Sum of squared normalised weights, 1 / ESS."""
+        """Sum of squared normalised weights, 1 / ESS; infinite where every weight is 0."""
         assert self.first is not None and self.second is not None, "no weights were added"
-        return (self.second - 2 * self.first).exp()
+        return torch.where(self.first == -torch.inf, torch.inf, (self.second - 2 * self.first).exp())
 
     @property
     def variance(self) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -25,6 +26,8 @@ class JointEncoder(nn.Module):
         net: `batch -> Normal` over z, for example `Concatenation`.
         prior: the model's prior module, or a dimension for N(0, I).
     """
+
+    net: Any
 
     def __init__(self, net: nn.Module, prior: int | nn.Module) -> None:
         super().__init__()

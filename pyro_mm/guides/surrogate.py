@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -26,6 +27,8 @@ class Surrogate(nn.Module):
         joint: a guide with a `posterior(batch)` method for complete rows.
         encoders: name -> unimodal encoder; their names say what "complete" means.
     """
+
+    joint: Any
 
     def __init__(self, joint: nn.Module, encoders: Mapping[str, nn.Module], prior: nn.Module | None = None) -> None:
         super().__init__()

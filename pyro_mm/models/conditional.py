@@ -26,12 +26,12 @@ class Conditional(nn.Module):
         dim: latent dimensions, or a prior module.
     """
 
-    def __init__(self, target: Modality, given: tuple[Modality, ...], dim: int, width: int = 64) -> None:
+    def __init__(self, target: Modality, given: tuple[Modality, ...], dim: int | nn.Module, width: int = 64) -> None:
         super().__init__()
         self.target, self.conditioned_on = target.name, tuple(m.name for m in given)
         self.prior = as_prior(dim)
         self.condition = nn.ModuleDict({m.name: Features(m, width) for m in given})
-        self.decoder = target.decoder(dim + width * len(given))
+        self.decoder = target.decoder(self.prior().event_shape[0] + width * len(given))
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ loss, that is, minus the bound: `sign` says which way a term enters.  `repr` pri
 from __future__ import annotations
 
 from collections.abc import Iterator
+from numbers import Real
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ class Term(nn.Module):
 
 
 class Objective(nn.Module):
-    """A weighted sum of terms: `batch -> scalar loss`, closed under `+`, `-` and multiplication by a number or Schedule."""
+    """A weighted sum of terms: `batch -> scalar loss`, closed under `+`, `-` and `*` by a number or Schedule."""
 
     def __init__(self, terms: list[tuple[float | Schedule, Term]]) -> None:
         super().__init__()
@@ -98,6 +99,8 @@ class Objective(nn.Module):
     __radd__ = __add__
 
     def __mul__(self, factor: float | Schedule) -> Objective:
+        if not isinstance(factor, Real | Schedule):
+            return NotImplemented
         return Objective([(_times(factor, w), t) for w, t in self.pairs()])
 
     __rmul__ = __mul__
@@ -121,9 +124,7 @@ class Objective(nn.Module):
         out = ""
         for i, (w, term) in enumerate(self.pairs()):
             size = w if isinstance(w, Schedule) else abs(w)
-            negative = term.sign > 0
-            if not isinstance(w, Schedule) and w < 0:
-                negative = not negative
+            negative = (term.sign > 0) != _negative(w)
             factor = "" if size == 1.0 else weight.format(w=symbol_of(size, "w"))
             lead = (" - " if negative else " + ") if i else ("-" if negative else "")
             out += lead + factor + show(term)
@@ -148,6 +149,13 @@ class _Product(Schedule):
         self.a.at(epochs)
         if isinstance(self.b, Schedule):
             self.b.at(epochs)
+
+
+def _negative(w: float | Schedule) -> bool:
+    """Does the weight turn the term round?  A schedule by itself counts as positive."""
+    if isinstance(w, _Product):
+        return _negative(w.a) != _negative(w.b)
+    return not isinstance(w, Schedule) and w < 0
 
 
 def _times(a: float | Schedule, b: float | Schedule) -> float | Schedule:

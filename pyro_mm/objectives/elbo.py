@@ -12,7 +12,7 @@ from torch.distributions import kl_divergence
 
 from pyro_mm.batch import Batch
 from pyro_mm.distributions import Mixture
-from pyro_mm.handlers import InSubsets, Program, Scale, frozen, masked, particles, rows_of
+from pyro_mm.handlers import Given, InSubsets, Program, Scale, frozen, masked, particles, rows_of
 from pyro_mm.objectives.algebra import Objective, Term
 from pyro_mm.objectives.formula import q_of, targets_of, tex
 from pyro_mm.objectives.schedules import Schedule, symbol_of, value_of
@@ -36,7 +36,8 @@ def elbo(
 ) -> Objective:
     """E_{q(z|x)} [sum_m lambda_m log p(x_m|z)] - beta KL(q(z|x) || p(z)), a mean over rows in nats, as a loss.
 
-    With beta = lambda_m = 1 it is a lower bound of log p(x) (Kingma & Welling 2014, eq. 2).  The KL is sampled by default.
+    With beta = lambda_m = 1 it is a lower bound of log p(x) (Kingma & Welling 2014, eq. 2).  By default the KL
+    is sampled.
 
     Args:
         beta: weight of every latent's log p and log q (in both programs).
@@ -52,6 +53,11 @@ def elbo(
         ValueError: when called, for a site that makes the bound wrong (guide-only sites, no reparameterisation, an
             analytic KL that is not valid for this pair); the message names the site.
     """
+    if estimator is not None:
+        if not hasattr(estimator, "differentiable_loss"):
+            raise TypeError(f"{type(estimator).__name__} has no differentiable_loss: use iwae() or dreg()")
+        if particles > 1 or analytic_kl or stl:
+            raise ValueError("an estimator brings its own particles and KL: pass num_particles=... to it instead")
     kind = "analytic" if analytic_kl else "sampled"
     return Objective([(1.0, Elbo(model, guide, beta, weights or {}, particles, kind, stl, estimator))])
 
@@ -105,7 +111,7 @@ class Elbo(Term):
             raise ValueError(f"particles must be at least 1, got {count}")
         self.model, self.guide, self.beta = model, guide, beta
         self.likelihood_weights, self.count, self.kl_kind, self.stl = dict(weights), count, kl_kind, stl
-        self.estimator = estimator
+        self.estimator, self.checked = estimator, False
         self.schedules = torch.nn.ModuleList([w for w in (beta, *weights.values()) if isinstance(w, Schedule)])
         self.rows = rows_of(model, guide)
 
@@ -113,14 +119,24 @@ class Elbo(Term):
         rows = self.rows(batch)
         model, guide = self._weighted(self.model, rows), self._weighted(self.guide, rows)
         if self.estimator is not None:
+            self._check_once(model, guide, batch)
             loss = self.estimator.differentiable_loss(model, guide, batch) / len(batch)
             self.report = {"": -loss.detach()}
             return loss
         if self.count > 1:
             model, guide = particles(model, self.count), particles(guide, self.count)
         pair = run_pair(model, guide, batch)
+        if pair.model.keys() != pair.guide.keys() or len(pair.guide) > 1:  # something depends on what was drawn
+            require_reparameterised(*pair.guide.values())
         scored = replay(frozen_weighted(self, rows), batch, _values(pair)) if self.stl else pair.guide
         return self._total(pair, scored, self.count * len(batch))
+
+    def _check_once(self, model: Program, guide: Program, batch: Batch) -> None:
+        """A Pyro estimator only warns of a guide-only site, which over-states the bound: `run_pair` raises."""
+        if not self.checked:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                run_pair(model, guide, batch)
+            self.checked = True
 
     def _weighted(self, program: Program, rows: Tensor | None) -> Program:
         observed = {m: value_of(w) for m, w in self.likelihood_weights.items()}
@@ -131,6 +147,8 @@ class Elbo(Term):
         loss: Any = 0.0
         kl_total: Any = 0.0
         skip = set(pair.prior_sites)
+        if isinstance(self.model, Given):
+            skip |= {n for n, s in pair.model.items() if s.observed and n not in self.model.shown}
         for name, site in pair.model.items():
             if name in skip:
                 continue
@@ -150,23 +168,15 @@ class Elbo(Term):
 
     def _site_kl(self, pair: Run, q: Site, p: Site) -> Tensor:
         """The contribution of one latent, summed over everything."""
-        if self.kl_kind == "components" and isinstance(q.fn, Mixture):
-            if not isinstance(p.fn, torch.distributions.Distribution):
-                raise ValueError(f"site '{p.name}' has no distribution to compare with")
-            return scale_and_mask(component_kl(q.fn, p.fn), p.scale, p.mask).sum()
         if self.kl_kind in ("analytic", "components"):
-            try:
-                value = kl_divergence(q.fn, p.fn)
-            except NotImplementedError:
-                pass
-            else:
+            # The live distribution, not `scored`: frozen, the closed form would have no gradient for the guide.
+            fn = pair.guide[p.name].fn
+            by_parts = self.kl_kind == "components" and isinstance(fn, Mixture)
+            value = component_kl(fn, p.fn) if by_parts else closed_kl(fn, p.fn)
+            if value is not None:
                 require_valid_analytic_kl(pair, p.name)
                 return scale_and_mask(value, p.scale, p.mask).sum()
-        if not q.fn.has_rsample:
-            raise ValueError(
-                f"guide site '{q.name}' ({type(q.fn).__name__}) is not reparameterised: pass "
-                "estimator=TraceEnum_ELBO(...) or another Pyro ELBO"
-            )
+        require_reparameterised(q)
         return (q.log_prob() - p.log_prob()).sum()
 
     def formula(self) -> str:
@@ -226,6 +236,24 @@ def frozen_weighted(term: Elbo, rows: Tensor | None) -> Program:
 
 def _values(pair: Run) -> dict[str, Tensor]:
     return {n: s.value for n, s in pair.guide.items()}
+
+
+def closed_kl(q: Any, p: Any) -> Tensor | None:
+    """KL(q || p) over the batch shape where torch knows it."""
+    try:
+        return kl_divergence(q, p)
+    except NotImplementedError:
+        return None
+
+
+def require_reparameterised(*sites: Site) -> None:
+    """Without a pathwise gradient at a guide's site, part of the gradient would be missing without a word."""
+    for q in sites:
+        if not q.fn.has_rsample:
+            raise ValueError(
+                f"guide site '{q.name}' ({type(q.fn).__name__}) is not reparameterised: use "
+                "elbo(..., estimator=TraceEnum_ELBO(...)) or another Pyro ELBO"
+            )
 
 
 def component_kl(q: Mixture, p: Any) -> Tensor:

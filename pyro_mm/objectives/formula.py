@@ -27,21 +27,31 @@ def q_of(guide: Any) -> str:
     return f"{kind}(z | {', '.join(shown) or 'x'})"
 
 
-GREEK = {
+SYMBOLS = {
     "beta": r"\beta",
     "lambda": r"\lambda",
     "sum_S": r"\sum_S",
     "mean_j": r"\operatorname{mean}_j",
     "x_S": "x_S",
+    "log": r"\log",
+    "in": r"\in",
 }
 
 
 def tex(text: str) -> str:
-    """The same in LaTeX: words upright, greek letters, bars with space."""
+    """The same in LaTeX: words upright, greek letters, bars with space, `E_q(...)` as an expectation."""
     text = text.replace(" || ", r" \,\|\, ").replace(" | ", r" \mid ").replace("{", r"\{").replace("}", r"\}")
+
+    text = re.sub(r"\bE_(\w+\([^()]*\))", r"\\mathbb{E}_{\1}", text)
 
     def word(match: re.Match[str]) -> str:
         found = match.group()
-        return GREEK.get(found, r"\mathrm{" + found.replace("_", r"\_") + "}")
+        name, _, number = found.rpartition("_")
+        if name and number.isdigit():
+            return word_of(name) + "_{" + number + "}"
+        return SYMBOLS.get(found, word_of(found))
+
+    def word_of(name: str) -> str:
+        return r"\mathrm{" + name.replace("_", r"\_") + "}"
 
     return re.sub(r"(?<![\\\w])[A-Za-z]\w+", word, text)

@@ -1,0 +1,76 @@
+"""`pyro-mm evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from pyro_mm.cli.common import add_device, add_run, opened, progress_line, set_threads
+from pyro_mm.cli.parser import Parser, command, count
+
+if TYPE_CHECKING:
+    from pyro_mm.results import Results
+    from pyro_mm.runs import Run
+
+EXAMPLES = """\
+  pyro-mm evaluate runs/mvae
+  pyro-mm evaluate runs/mvae -k 10000 --rows 100
+"""
+STORY = """\
+Joint, marginal and conditional log-likelihoods by importance sampling, means over the test
+rows in nats, and the accuracy of the label inferred from everything else.
+
+  SE          of the mean over rows (for other rows of the same population)
+  MC SE       of the mean for these very rows (for other random draws)
+  median ESS  effective number of the K draws per row
+  k-hat       share of rows whose weights have so heavy a tail that their standard error
+              is not to be believed; marginals are then lower bounds.  More draws (-k) help.
+
+accuracy is that of the model's Bayes classifier p(label | rest), 'accuracy (guide)' that of
+the mean of p(label | z) over the guide's draws.  Writes results.json and evidence.nc (for
+ArviZ) into the run's folder."""
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    command(commands, "evaluate", run, _fill, "estimate a run's log-likelihoods on its test rows", EXAMPLES, STORY)
+
+
+def _fill(p: Parser) -> None:
+    add_run(p)
+    p.add_argument("-k", type=count, default=1000, metavar="K", help="draws per row (default: 1000)")
+    p.add_argument("--rows", type=count, metavar="N", help="the first N test rows only")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws (default: 0)")
+    p.add_argument("--quiet", action="store_true", help="write the files only")
+    add_device(p)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate, print the table, write the files."""
+    set_threads(arguments)
+    from pyro_mm.results import table
+    from pyro_mm.runs import evaluate_run
+
+    run = opened(arguments)
+    with progress_line(arguments.quiet) as tell:
+        found = evaluate_run(run, arguments.k, arguments.rows, seed=arguments.seed, tell=tell)
+    if not arguments.quiet:
+        system = f"{run.settings.variant} on {run.settings.data}"
+        print(f"{system}, {found.rows:,} test rows, K = {found.k:,}; nats per row\n")
+        print(table(found.to_json()))
+    _write_arviz(run, found)
+    return 0
+
+
+def _write_arviz(run: Run, found: Results) -> None:
+    """`evidence.nc`; results.json is written already, so a missing netCDF package costs a note only."""
+    from pyro_mm import arviz
+
+    if not found.evidence:
+        return
+    try:
+        data = arviz.to_arviz(found.evidence, None, run.splits.test[: found.rows])
+        arviz.save(data, run.folder / "evidence.nc")
+    except ImportError as error:
+        print(f"pyro-mm: no evidence.nc: {error}", file=sys.stderr)

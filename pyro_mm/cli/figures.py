@@ -1,0 +1,78 @@
+"""The figures of a run, each into a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyro_mm.cli.common import drawn
+
+if TYPE_CHECKING:
+    from pyro_mm.batch import Batch
+    from pyro_mm.data import Splits
+    from pyro_mm.evaluation import Evidence
+    from pyro_mm.runs import Run
+
+__all__ = ["examples", "figures_of", "generated"]
+
+POINTS = 1000  # of a latent map
+Figure = Callable[[Path], Any]
+
+
+def figures_of(run: Run, evidence: Mapping[str, Evidence], seed: int = 0) -> dict[str, Figure]:
+    """How to draw every figure of a run, by file name; a histogram of k-hat only for evidence at hand."""
+    from pyro_mm import plots
+
+    recipe, splits, test = run.recipe, run.splits, run.splits.test
+    few, hooks = test[examples(splits)], hooks_of(splits)
+    conditional = bool(getattr(recipe.model, "conditioned_on", ()))
+    rows = few if conditional else None
+    found: dict[str, Figure] = {
+        "loss": lambda path: plots.loss_curves(run.folder / "log.csv", modalities=splits.names, path=path),
+        "cross_generation": lambda path: plots.cross_generation(recipe, few, show=hooks, seed=seed, path=path),
+        "reconstructions": lambda path: plots.reconstructions(recipe, few, show=hooks, seed=seed, path=path),
+        "prior_samples": lambda path: plots.prior_samples(recipe, n=10, rows=rows, show=hooks, seed=seed, path=path),
+        "latent_map": lambda path: plots.latent_map(
+            recipe.guide, test[:POINTS], labels=splits.label, seed=seed, path=path
+        ),
+    }
+    if evidence:
+        found["khat"] = lambda path: plots.khat_histogram(evidence, path=path)
+    return found
+
+
+def generated(run: Run, batch: Batch, given: Sequence[str], k: int, seed: int, path: Path) -> None:
+    """Draw what is generated from the given modalities, or from the prior; a figure has room for 12 rows."""
+    from pyro_mm import plots
+
+    few, hooks = batch[:12], hooks_of(run.splits)
+    if given:
+        drawn(
+            lambda: plots.cross_generation(run.recipe, few, sets=[tuple(given)], k=k, show=hooks, seed=seed, path=path),
+            path,
+        )
+    else:
+        drawn(lambda: plots.prior_samples(run.recipe, n=len(few), show=hooks, seed=seed, path=path), path)
+
+
+def examples(splits: Splits, most: int = 10) -> list[int]:
+    """Test rows to show: the first of every class, or the first few."""
+    test, label = splits.test, splits.label
+    if label is None or test.x[label].dim() > 1:
+        return list(range(min(8, len(test))))
+    first: dict[int, int] = {}
+    for row, value in enumerate(test.x[label].tolist()):
+        if bool(test.mask[label][row]):
+            first.setdefault(int(value), row)
+    return [first[c] for c in sorted(first)][:most]
+
+
+def hooks_of(splits: Splits) -> dict[str, Callable[[Any, Any], object]]:
+    """How modalities are drawn that are not pictures, labels or numbers."""
+    from pyro_mm import plots
+    from pyro_mm.data import caption_text
+
+    if splits.name != "digit_captions":
+        return {}
+    return {"caption": plots.written(lambda tokens: caption_text(tokens.unsqueeze(0))[0])}

@@ -1,0 +1,60 @@
+"""`pyro-mm plot`."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from typing import Any
+
+from pyro_mm.cli.common import add_run, drawn, opened, progress_line, set_threads
+from pyro_mm.cli.errors import choose
+from pyro_mm.cli.parser import Parser, command, count
+
+EXAMPLES = """\
+  pyro-mm plot runs/mvae
+  pyro-mm plot runs/mvae --only latent_map loss --format pdf
+"""
+STORY = """\
+loss              the objective and its terms by epoch
+cross_generation  every modality from every subset of them
+reconstructions   data and what comes back
+prior_samples     draws from the model
+latent_map        posterior means, coloured by label
+khat              how far the likelihood estimates are to be trusted
+
+Files go into the run's figures/."""
+NAMES = ("loss", "cross_generation", "reconstructions", "prior_samples", "latent_map", "khat")
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    command(commands, "plot", run, _fill, "draw the figures of a run", EXAMPLES, STORY)
+
+
+def _fill(p: Parser) -> None:
+    add_run(p)
+    p.add_argument("--only", nargs="+", metavar="NAME", help="these figures (default: all)")
+    p.add_argument("--format", default="png", metavar="SUFFIX", help="png, pdf, svg, ... (default: png)")
+    p.add_argument("-k", type=count, default=1000, metavar="K", help="draws per row behind khat (default: 1000)")
+    p.add_argument("--rows", type=count, default=500, metavar="N", help="test rows behind khat (default: 500)")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="of draws (default: 0)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Draw."""
+    set_threads(arguments)
+    wanted = [choose(name, NAMES, "figure") for name in arguments.only or NAMES]
+    from pyro_mm.cli.figures import figures_of
+    from pyro_mm.results import evaluate
+
+    run = opened(arguments)
+    evidence = {}
+    if "khat" in wanted:
+        with progress_line() as tell:
+            test = run.splits.test[: arguments.rows]
+            evidence = evaluate(run.recipe, test, None, arguments.k, seed=arguments.seed, tell=tell).evidence
+    for name, draw in figures_of(run, evidence, arguments.seed).items():
+        if name in wanted:
+            path = run.figures / f"{name}.{arguments.format.lstrip('.')}"
+            drawn(partial(draw, path), path)
+    return 0

@@ -1,0 +1,42 @@
+"""Data sets with real and simulated rows, and ways to hide parts of them.
+
+Importing this reads no file and imports neither scikit-learn nor torchvision.
+"""
+
+from collections.abc import Callable
+
+from pyro_mm.data import sets
+from pyro_mm.data.binarise import Binarised, binarised_once
+from pyro_mm.data.digits import caption_label, caption_text, digit_captions, digit_halves, digits
+from pyro_mm.data.exact import ExactGuide
+from pyro_mm.data.missing import mar, mcar, mnar
+from pyro_mm.data.mnist import mnist, mnist_grey, mnist_halves, mnist_quadrants
+from pyro_mm.data.splits import Splits, stratified
+from pyro_mm.data.toy import LinearGaussian
+
+__all__ = [
+    "Binarised",
+    "ExactGuide",
+    "LinearGaussian",
+    "Splits",
+    "available",
+    "binarised_once",
+    "caption_label",
+    "caption_text",
+    "digit_captions",
+    "digit_halves",
+    "digits",
+    "mar",
+    "mcar",
+    "mnar",
+    "mnist",
+    "mnist_grey",
+    "mnist_halves",
+    "mnist_quadrants",
+    "stratified",
+]
+
+
+def available() -> dict[str, Callable[..., Splits]]:
+    """Every data set by name: functions that return `Splits`; the first line of its docstring describes each."""
+    return {name: getattr(sets, name) for name in sets.__all__}

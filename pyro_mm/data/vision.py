@@ -1,0 +1,58 @@
+"""The only place that imports torchvision, and only when a function here is called."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+__all__ = ["download_mnist", "torchvision"]
+
+CURE = (
+    "install the two in one command from one source, for example `pip install --upgrade torch torchvision`, or, CPU "
+    "only, `pip install --index-url https://download.pytorch.org/whl/cpu torch torchvision` (docs/install.md)"
+)
+
+
+def torchvision() -> ModuleType:
+    """The module torchvision.
+
+    Raises:
+        ImportError: it is missing, or was built for another torch (its "operator torchvision::nms does not exist");
+            the message names the cure.
+    """
+    try:
+        import torchvision as module
+        import torchvision.datasets
+    except ImportError as error:
+        raise ImportError(f"torchvision cannot be imported ({error}): {CURE}") from error
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        for name in [n for n in sys.modules if n.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]  # half imported: a second attempt would fail in another, stranger way
+        import torch
+
+        raise ImportError(
+            f"the installed torchvision was built for another torch than {torch.__version__} ({error}): {CURE}"
+        ) from error
+    return module
+
+
+def download_mnist(root: Path) -> None:
+    """Have torchvision fetch MNIST's four archives, check their md5 and unpack them into `root`/MNIST/raw.
+
+    What is there already is left alone.
+
+    Raises:
+        ImportError: see `torchvision`.
+        RuntimeError: no mirror could be reached, naming root and the way to do without one.
+    """
+    datasets = torchvision().datasets
+    try:
+        datasets.MNIST(str(root), train=False, download=True)
+    except (RuntimeError, OSError) as error:
+        raise RuntimeError(
+            f"MNIST could not be downloaded to {root}: {error}\n"
+            "Without a network, copy the four idx files to a folder and pass root=that folder"
+        ) from error

@@ -1,0 +1,208 @@
+"""Samplers match densities: the bridge identity with a Gaussian fit.
+
+    r = a Gaussian fitted to draws of q;   half of the draws from q, half from r;   mean of r / (q/2 + r/2) = 1
+
+The weights are at most 2, so the mean has a small and known error.  It is not 1 when draws come from another
+distribution than the density says: one expert for all particles, a standard deviation scored as a variance, a
+density that does not integrate to 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import MultivariateNormal, Normal, biject_to
+
+from pyro_mm.batch import Batch
+from pyro_mm.distributions import independent_components
+from pyro_mm.evaluation.check.pair import Failure, Pair, Skip, copy_of
+from pyro_mm.evaluation.proposals import evaluating
+from pyro_mm.handlers import particles
+from pyro_mm.weights import Site, Sites, per_datum, replay, run
+
+__all__ = ["bridge", "guide_density", "model_density"]
+
+PILOTS, FULL, NUMBERS = 200, 20, 4_000_000
+ALLOWED = 2e-3  # of rounding and of the fit, beside 4 standard errors
+Density = Callable[[Tensor], Tensor]
+
+
+def bridge(pilots: Tensor, draws: Tensor, density: Density) -> tuple[float, float]:
+    """Mean of r / (q/2 + r/2) minus 1, and its standard error.
+
+    Args:
+        pilots: draws of q `(P, N, D)` to which r is fitted, per row.
+        draws: further draws of q `(K, N, D)`.
+        density: log q of points `(K, N, D)`, as `(K, N)`.
+    """
+    r = _gaussian(pilots.double())
+    shares = []
+    for points in (draws, r.sample((len(draws),)).to(draws.dtype)):
+        log_q, log_r = density(points).double(), r.log_prob(points.double())
+        shares.append((log_r - torch.logaddexp(log_q, log_r) + log(2.0)).exp())
+    mean = torch.stack([s.mean(0) for s in shares]).mean(0) - 1
+    variance = torch.stack([s.var(0) / len(s) for s in shares]).mean(0) / 2
+    return mean.mean().item(), variance.sum().sqrt().item() / len(mean)
+
+
+def _gaussian(pilots: Tensor) -> torch.distributions.Distribution:
+    """A Gaussian per row, of full covariance when there are draws enough for one."""
+    loc, scale = pilots.mean(0), pilots.std(0) + 1e-12
+    if pilots.shape[-1] > FULL:
+        return torch.distributions.Independent(Normal(loc, scale), 1)
+    centred = (pilots - loc) / scale
+    correlation = torch.einsum("pni,pnj->nij", centred, centred) / (len(pilots) - 1)
+    root = torch.linalg.cholesky(correlation + 1e-3 * torch.eye(pilots.shape[-1]).to(pilots))
+    return MultivariateNormal(loc, scale_tril=scale.unsqueeze(-1) * root)
+
+
+def _judge(deviations: dict[str, tuple[float, float]], what: str) -> str:
+    if not deviations:
+        raise Skip(f"no {what} with a density over real numbers")
+    off = {n: (d, s) for n, (d, s) in deviations.items() if not abs(d) <= 4 * s + ALLOWED}
+    if off:
+        texts = [f"{n}: {1 + d:.3f} +- {s:.3f}" for n, (d, s) in off.items()]
+        raise Failure(f"mean of r/(q/2 + r/2) is not 1 for {'; '.join(texts)}")
+    worst = max(deviations.values(), key=lambda v: abs(v[0]))
+    return f"mean of r/(q/2 + r/2) = {1 + worst[0]:.4f} +- {worst[1]:.4f} at worst, over {', '.join(deviations)}"
+
+
+# The guide: all its latents together, drawn anew by running it.
+
+
+def guide_density(pair: Pair) -> str:
+    """The guide's draws follow the density that its trace gives, for every view."""
+    deviations = {}
+    with evaluating(pair.model, pair.guide, seed=pair.seed), independent_components():
+        for label, view in pair.views():
+            shape = _Latents.of(run(pair.guide, copy_of(view)))
+            if shape is None:
+                continue
+            pilots = shape.pack(run(particles(pair.guide, PILOTS), copy_of(view)))
+            drawn = run(particles(pair.guide, pair.k), copy_of(view))
+            deviations[label] = bridge(pilots, shape.pack(drawn), _replayed(pair, view, shape, drawn))
+    return _judge(deviations, "guide site")
+
+
+def _replayed(pair: Pair, view: Batch, shape: _Latents, drawn: Sites) -> Density:
+    """Points -> the guide's density there, latents that are left out held at what was drawn."""
+    held = {n: s.value for n, s in drawn.items() if n not in shape.names}
+
+    def density(points: Tensor) -> Tensor:
+        values, jacobian = shape.unpack(points, drawn)
+        sites = replay(particles(pair.guide, pair.k), copy_of(view), values | held)
+        total: Any = jacobian
+        for name in shape.names:
+            total = total + per_datum(sites[name]).squeeze(1)[:, shape.rows]
+        return total
+
+    return density
+
+
+@dataclass(frozen=True)
+class _Latents:
+    """Which sites and rows take part: continuous sites, and rows in which none of them is masked."""
+
+    names: tuple[str, ...]
+    rows: Tensor
+
+    @staticmethod
+    def of(sites: Sites) -> _Latents | None:
+        """None when nothing takes part."""
+        names, rows = [], None
+        for name, site in sites.items():
+            mask = site.mask if isinstance(site.mask, Tensor) else torch.tensor(site.mask is not False)
+            n = site.value.shape[-1 - site.fn.event_dim]
+            seen = mask.expand(*mask.shape[:-1], n).reshape(-1, n).all(0).to(site.value.device)
+            if _continuous(site.fn) and bool(seen.any()):
+                names.append(name)
+                rows = seen if rows is None else rows & seen
+        if rows is None or not bool(rows.any()):
+            return None
+        return _Latents(tuple(names), rows.nonzero().flatten())
+
+    def pack(self, sites: Sites) -> Tensor:
+        """Unconstrained values of all sites, `(K, rows, D)`."""
+        return torch.cat(
+            [self._flat(sites[n], biject_to(sites[n].fn.support).inv(sites[n].value)) for n in self.names], -1
+        )
+
+    def _flat(self, site: Site, value: Tensor) -> Tensor:
+        """`(K, nested, N, *event)` as `(K, rows, nested * event)`."""
+        moved = value.movedim(-1 - site.fn.event_dim, 1)
+        return moved.flatten(2)[:, self.rows]
+
+    def unpack(self, points: Tensor, like: Sites) -> tuple[dict[str, Tensor], Tensor]:
+        """Values for every site, rows that take no part as in `like`, and the log-Jacobian `(K, rows)`."""
+        values: dict[str, Tensor] = {}
+        jacobian, start = torch.zeros_like(points[..., 0]), 0
+        for name in self.names:
+            site = like[name]
+            change = biject_to(site.fn.support)
+            free = change.inv(site.value)
+            moved = free.movedim(-1 - site.fn.event_dim, 1).clone()
+            size = moved[0, 0].numel()
+            moved[:, self.rows] = points[..., start : start + size].reshape(moved[:, self.rows].shape)
+            start += size
+            free = moved.movedim(1, -1 - site.fn.event_dim)
+            values[name] = change(free)
+            slope = change.log_abs_det_jacobian(free, values[name])
+            # Over the batch shape (K, nested, N), then summed over nested plates.
+            slope = slope.reshape(*values[name].shape[: values[name].dim() - site.fn.event_dim], -1).sum(-1)
+            jacobian = jacobian + slope.movedim(-1, 1).flatten(2).sum(-1)[:, self.rows]
+        return values, jacobian
+
+
+def _continuous(fn: Any) -> bool:
+    """Can its values be drawn at will, with a density over real numbers?"""
+    support = fn.support
+    if getattr(support, "is_discrete", False) or type(fn).__name__ in ("Delta", "Unit"):
+        return False
+    try:
+        biject_to(support)
+    except NotImplementedError:
+        return False
+    return True
+
+
+# The model: every site's distribution by itself, given what the model drew before it.
+
+
+def model_density(pair: Pair) -> str:
+    """Every continuous site of the model draws from the density that it scores with."""
+    deviations, left = {}, []
+    with evaluating(pair.model, seed=pair.seed), independent_components():
+        for name, site in run(poutine.uncondition(pair.model), copy_of(pair.batch)).items():
+            if _continuous(site.fn):
+                deviations[name] = _of_distribution(site, pair.k)
+            else:
+                left.append(name)
+    text = _judge(deviations, "model site")
+    return text + (f"; not checked: {', '.join(left)}, which are discrete" if left else "")
+
+
+def _of_distribution(site: Site, k: int) -> tuple[float, float]:
+    fn, change = site.fn, biject_to(site.fn.support)
+    event = site.value.shape[site.value.dim() - fn.event_dim :]
+    width = max(change.inv(site.value).numel() // max(site.value.numel() // max(event.numel(), 1), 1), 1)
+    k = max(50, min(k, NUMBERS // (width * max(site.value.numel() // max(event.numel(), 1), 1))))
+
+    def packed(count: int) -> Tensor:
+        return change.inv(fn.sample((count,))).reshape(count, -1, width)
+
+    like = change.inv(site.value)
+
+    def density(points: Tensor) -> Tensor:
+        free = points.reshape(len(points), *like.shape)
+        value = change(free)
+        slope = change.log_abs_det_jacobian(free, value)
+        rows = site.value.numel() // max(event.numel(), 1)
+        return fn.log_prob(value).reshape(len(points), rows) + slope.reshape(len(points), rows, -1).sum(-1)
+
+    return bridge(packed(PILOTS), packed(k), density)

@@ -1,0 +1,205 @@
+"""Grids of cells: what a model makes of what it is given, of its own input, and of nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+from pyro_mm.batch import Batch
+from pyro_mm.evaluation.generation import generate
+from pyro_mm.modality import Modality
+from pyro_mm.plots.cells import Cells, Line
+from pyro_mm.plots.show import Content, Hook, of_data, of_distribution
+from pyro_mm.plots.style import Place
+from pyro_mm.recipe import Recipe
+
+__all__ = ["cross_generation", "prior_samples", "reconstructions"]
+
+Subset = tuple[str, ...]
+Axes = dict[tuple[Any, ...], Any]
+MOST = 12  # rows of data in one figure
+
+
+def cross_generation(
+    *what: Any,
+    sets: Sequence[str | Sequence[str]] | None = None,
+    k: int = 1,
+    show: Mapping[str, Hook] | None = None,
+    seed: int = 0,
+    path: Place = None,
+) -> tuple[Any, Axes]:
+    """What the model generates from every subset of the modalities.
+
+    For each subset two lines: what the guide sees (given values framed in the modality's colour, hidden ones hatched),
+    and the decoders' means at a draw of z ~ q(z | given), the same z for all modalities; labels as probabilities.
+    One group of columns per modality, one column per row of data.
+
+    Args:
+        what: `recipe, rows` or `model, guide, modalities, rows`; rows a Batch of up to 12.
+        sets: the subsets, each a name or names; default every non-empty one of up to 3 modalities, else each alone and
+            all together.  For a model that is conditioned on some modalities, those that contain them.
+        k: draws of z whose means and probabilities are averaged (tokens: the first draw's).
+        show: by modality, `draw(ax, value)` in place of the library's drawing; value has the event shape.
+        seed: of the draws; the caller's random state is left alone.
+        path: save there as well.
+
+    Returns:
+        The figure, and its axes by `(subset, "input" | "generated", modality, row)`.
+
+    Raises:
+        TypeError: `what` is neither form.
+        ValueError: naming the modality, when a set or hook names an unknown one, or rows lack one; too many rows.
+    """
+    model, guide, modalities, rows = subject(what, "cross_generation")
+    groups = _sets(model, guide, modalities, sets)
+    cells = Cells(modalities, len(rows), side_by_side=True, corner="given")
+    for group in groups:
+        made = _generated(model, guide, modalities, rows.only(*group), k, seed)
+        cells.add(_input(group, modalities, rows, name=", ".join(group)))
+        cells.add(Line((group, "generated"), "generated", {m: [*c] for m, c in made.items()}, gap=0.05))
+    return cells.drawn(show, path)
+
+
+def reconstructions(
+    *what: Any,
+    k: int = 1,
+    show: Mapping[str, Hook] | None = None,
+    seed: int = 0,
+    path: Place = None,
+) -> tuple[Any, Axes]:
+    """Data, and below them the decoders' means given all that is present; a missing datum is hatched, and imputed.
+
+    One block of lines per modality, one column per row of data.
+
+    Arguments and errors as in `cross_generation`.  Axes by `("data" | "reconstruction", modality, row)`.
+    """
+    model, guide, modalities, rows = subject(what, "reconstructions")
+    cells = Cells(modalities, len(rows), side_by_side=False)
+    every = tuple(m.name for m in modalities)
+    seen = _input(every, modalities, rows, name="")
+    cells.add(Line(("data",), "data", seen.contents, seen.marks))
+    made = _generated(model, guide, modalities, rows, k, seed)
+    cells.add(Line(("reconstruction",), "reconstruction", {m: [*c] for m, c in made.items()}, gap=0.05))
+    return cells.drawn(show, path)
+
+
+def prior_samples(
+    what: Any,
+    modalities: Sequence[Modality] | None = None,
+    n: int = 8,
+    *,
+    rows: Batch | None = None,
+    show: Mapping[str, Hook] | None = None,
+    seed: int = 0,
+    path: Place = None,
+) -> tuple[Any, Axes]:
+    """The decoders' means at n draws of z ~ p(z): a column is one draw, the same z for all modalities.
+
+    Args:
+        what: a recipe, or a model with its `modalities`.
+        n: how many, up to 12.
+        rows: for a model that is conditioned on some modalities, the rows that give them, one draw for each.
+        show, seed, path: as in `cross_generation`.
+
+    Returns:
+        The figure, and its axes by `("given" | "sample", modality, draw)`.
+
+    Raises:
+        TypeError: a model without modalities.
+        ValueError: too many draws; a conditional model without rows that have all its conditions; as in
+            `cross_generation`.
+    """
+    if isinstance(what, Recipe):
+        what, modalities = what.model, modalities or what.modalities
+    if not modalities:
+        raise TypeError("prior_samples takes (recipe) or (model, modalities)")
+    conditions = tuple(getattr(what, "conditioned_on", ()))
+    if conditions and rows is None:
+        raise ValueError(f"the model is conditioned on {list(conditions)}: pass rows= that have them")
+    rows = Batch.missing(modalities, n) if rows is None else rows
+    _check_rows(rows, modalities)
+    cells = Cells(modalities, len(rows), side_by_side=False)
+    if conditions:
+        given = _input(conditions, modalities, rows, name="")
+        cells.add(Line(("given",), "given", given.contents, given.marks))
+    # A guide without sites: every latent is then the model's own.
+    made = _generated(what, lambda batch: None, modalities, rows.only(*conditions), 1, seed)
+    cells.add(Line(("sample",), "", {m: [*c] for m, c in made.items()}, gap=0.05 if conditions else 0.0))
+    return cells.drawn(show, path)
+
+
+def subject(what: Sequence[Any], function: str) -> tuple[Any, Any, Sequence[Modality], Batch]:
+    """Model, guide, modalities and rows from the ways in which they may be given.
+
+    Raises:
+        TypeError, ValueError: see `cross_generation`.
+    """
+    *head, rows = what if what else (None,)
+    if len(head) == 1 and isinstance(head[0], tuple):
+        head = list(head[0])
+    if len(head) == 1 and isinstance(head[0], Recipe):
+        head = [head[0].model, head[0].guide, head[0].modalities]
+    if len(head) != 3 or not isinstance(rows, Batch) or not all(isinstance(m, Modality) for m in head[2]):
+        raise TypeError(f"{function} takes (recipe, rows) or (model, guide, modalities, rows), rows a Batch")
+    model, guide, modalities = head
+    if not modalities:
+        raise ValueError(f"{function} needs the modalities: the recipe does not say them")
+    _check_rows(rows, modalities)
+    return model, guide, modalities, rows
+
+
+def _check_rows(rows: Batch, modalities: Sequence[Modality]) -> None:
+    if not 0 < len(rows) <= MOST:
+        raise ValueError(f"a figure shows 1 to {MOST} rows, got {len(rows)}: pass some of them, such as batch[:4]")
+    for m in modalities:
+        if m.name not in rows.x:
+            raise ValueError(f"the rows have no modality '{m.name}'; they have {list(rows.names)}")
+        if (found := tuple(rows.x[m.name].shape[1:])) != m.shape:
+            raise ValueError(f"modality '{m.name}' has event shape {found} in the rows, expected {m.shape}")
+        if rows.mask[m.name].dim() != 1:
+            raise ValueError(f"modality '{m.name}' has several views per row: pass the batch itself, not its subsets")
+
+
+def _sets(model: Any, guide: Any, modalities: Sequence[Modality], sets: Any) -> list[Subset]:
+    """The subsets asked for, or the default ones of what the pair can be given."""
+    names = [m.name for m in modalities]
+    if sets is None:
+        conditions = set(getattr(model, "conditioned_on", ()))
+        seen = {*(getattr(guide, "names", ()) or names), *conditions}
+        usable = [m for m in names if m in seen]
+        return [s for s in subsets_of(usable) if conditions <= set(s)]
+    chosen = [(s,) if isinstance(s, str) else tuple(s) for s in sets]
+    if not chosen or not all(chosen):
+        raise ValueError(f"sets= needs at least one subset, none of them empty; got {list(sets)}")
+    if unknown := {m for s in chosen for m in s} - set(names):
+        raise ValueError(f"sets= names {sorted(unknown)}, but the modalities are {names}")
+    return chosen
+
+
+def subsets_of(names: Sequence[str]) -> list[Subset]:
+    """Every non-empty subset of up to 3 names, by size; of more, each alone and all together."""
+    sizes = range(1, len(names) + 1) if len(names) <= 3 else (1, len(names))
+    return [s for size in sizes for s in combinations(names, size)]
+
+
+def _generated(
+    model: Any, guide: Any, modalities: Sequence[Modality], rows: Batch, k: int, seed: int
+) -> dict[str, list[Content]]:
+    made = generate(model, guide, rows, k, seed=seed)
+    return {m.name: of_distribution(m, made[m.name]) for m in modalities if m.name in made}
+
+
+def _input(group: Subset, modalities: Sequence[Modality], rows: Batch, name: str) -> Line:
+    """What a guide that is given `group` sees: values, or a mark for what is hidden or missing."""
+    contents: dict[str, list[Content | None]] = {}
+    marks: dict[str, list[str]] = {}
+    for m in modalities:
+        if m.name not in group:
+            contents[m.name], marks[m.name] = [None] * len(rows), ["hidden"] * len(rows)
+            continue
+        present = rows.mask[m.name].tolist()
+        values = of_data(m, rows.x[m.name])
+        contents[m.name] = [v if p else None for v, p in zip(values, present, strict=True)]
+        marks[m.name] = ["given" if p else "missing" for p in present]
+    return Line((group, "input"), "input", contents, marks, gap=0.22, name=name)

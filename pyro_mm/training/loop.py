@@ -1,0 +1,266 @@
+"""The loop: stages, epochs, steps; and what is kept so that it can go on from any step."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from pyro_mm.batch import Batch
+from pyro_mm.training import checkpoint
+from pyro_mm.training.errors import NonFiniteLoss, refuse_global_parameters, require_modalities
+from pyro_mm.training.history import History, Logs, State
+from pyro_mm.training.interrupt import Interrupts
+from pyro_mm.training.leg import Leg
+from pyro_mm.training.meters import FETCH, Bar
+from pyro_mm.training.noise import aside, noise_state, set_noise
+from pyro_mm.training.options import Options
+from pyro_mm.training.source import Source
+from pyro_mm.training.stages import Stage
+
+__all__ = ["Loop"]
+
+
+class Loop:
+    """One call of `fit`, from its arguments to its history."""
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        modules: Mapping[str, nn.Module],
+        options: Options,
+        fabric: Any,
+        train: Source,
+        valid: Source | None,
+        folder: Path | None,
+        config: str,
+        logs: Logs,
+    ) -> None:
+        self.stages, self.options, self.fabric = stages, options, fabric
+        self.train, self.valid, self.config, self.logs = train, valid, config, logs
+        # Named modules first, then whatever else the objectives hold; shared tensors count once, under the first name.
+        self.modules = {**modules, **{s.name: s.objective for s in stages}}
+        self.path = folder / checkpoint.FILE if folder is not None else None
+        self.history, self.guard = History(), Interrupts()
+        self.index = self.step = 0
+        self.start: dict[str, Any] = {}
+        self.leg: Leg
+        self.bar: Bar
+
+    def run(self, saved: dict[str, Any] | None) -> History:
+        """Train, from `saved` on if given."""
+        self._prepare()
+        self._restore(saved)
+        self.logs.start(self.history.rows)
+        status = "failed"
+        try:
+            with self.guard.installed():
+                while self.index < len(self.stages):
+                    self._stage(saved)
+                    saved, self.index = None, self.index + 1
+            status = "success"
+        except KeyboardInterrupt:
+            status = "aborted"
+            self.history.interrupted = True
+            if self.path is None:
+                raise
+        finally:
+            self.logs.close(status)
+        return self.history
+
+    def _prepare(self) -> None:
+        """Move everything to the device and run every objective once.
+
+        An autoguide or a lazy layer gets its parameters only then; an optimiser made earlier would never move them.
+        """
+        refuse_global_parameters("before training")
+        with aside(self.fabric.device, generators=self.train.generators):
+            batch = next(self.train.open(), None)
+            if batch is None:
+                raise ValueError("the data are empty: the loader gave no minibatch")
+            for stage in self.stages:
+                require_modalities(stage.objective, batch)
+                self.fabric.to_device(stage.objective)
+                stage.objective.eval()
+                stage.objective(batch.to(self.fabric.device))
+        refuse_global_parameters("after the objective ran once")
+
+    def _restore(self, saved: dict[str, Any] | None) -> None:
+        """Modules, position, history and random streams."""
+        if saved is None:
+            return
+        checkpoint.copy_into(self.modules, saved["modules"], origin=str(self.path))
+        self.index, self.step, self.start = saved["stage"], saved["step"], saved["start"]
+        self.history.rows, self.history.stopped_early = saved["history"], saved["stopped_early"]
+        for g, state in zip(self.train.generators, saved["generators"], strict=True):
+            g.set_state(state)
+        set_noise(saved["noise"][self.fabric.global_rank], self.fabric.device)
+
+    def _stage(self, saved: dict[str, Any] | None) -> None:
+        """Train one stage to its end and put its best weights back."""
+        stage = self.stages[self.index]
+        with stage.only_moving():
+            self.leg = leg = Leg(stage, self.options, self.fabric, self.train.length)
+            if isinstance(leg.scheduler, ReduceLROnPlateau) and self.valid is None:
+                raise ValueError("ReduceLROnPlateau watches the validation loss: give `validation`")
+            if saved is not None:
+                leg.load_state_dict(saved["leg"])
+            elif self.index == 0:
+                self._save()  # so that a folder that cannot be written shows now, and a first epoch can be resumed
+            shown = self.options.progress and self.fabric.is_global_zero
+            done = leg.epoch * (leg.length or 0) + leg.batch
+            self.bar = Bar(shown, stage.name, stage.epochs, leg.length, done)
+            try:
+                while not leg.finished:
+                    self._epoch()
+                with self.guard:
+                    self._save()
+                    self.history.stopped_early |= leg.stopped or leg.epoch < stage.epochs
+            except KeyboardInterrupt:
+                if self.guard.whole:
+                    self._save()
+                self._finish()
+                raise
+            finally:
+                self.bar.close()
+            self._finish()
+
+    def _finish(self) -> None:
+        """The best weights, and evaluation mode: what follows a stage is the next one, or likelihoods."""
+        best = self.leg.best.weights
+        if best is not None and self.options.restore_best:
+            checkpoint.copy_into(self.modules, best, origin="the best weights")
+        self.leg.stage.objective.eval()
+
+    def _epoch(self) -> None:
+        leg, began = self.leg, time.perf_counter()
+        self.bar.epoch(leg.epoch + 1)
+        leg.stage.set_modes()
+        batches = self._open()
+        while not leg.stopped:
+            with self.guard:
+                batch = next(batches, None)
+                if batch is None:
+                    break
+                self.step += 1
+                loss = leg.step(batch, self.step)
+            self.bar.step()
+            if leg.batch % FETCH == 0 and self.options.progress:
+                self.bar.show(leg.means.means())
+            self._call("on_step", loss)
+        self._close_epoch(began)
+
+    def _open(self) -> Iterator[Batch]:
+        """The epoch's minibatches that are still to come."""
+        generators, device, rank = self.train.generators, self.fabric.device, self.fabric.global_rank
+        epoch = len(self.history.rows)
+        with self.guard:
+            here = noise_state(device)
+            if not self.start:
+                self.start = {"generators": [g.get_state() for g in generators], "noise": self._gathered(here)}
+                return self.train.open(epoch)
+            # Resumed within an epoch: from its start draw the same order, then return to where the streams were.
+            for g, state in zip(generators, self.start["generators"], strict=True):
+                g.set_state(state)
+            set_noise(self.start["noise"][rank], device)
+            batches = self.train.open(epoch, skip=self.leg.batch)
+            set_noise(here, device)
+            return batches
+
+    def _close_epoch(self, began: float) -> None:
+        """Validation, learning rate, best weights, history, checkpoint and logs of an epoch."""
+        leg = self.leg
+        validation = leg.validate(self.valid, self.step) if self.valid is not None else {}
+        metric = validation.get("validation")
+        with self.guard:
+            seconds = time.perf_counter() - began
+            row: dict[str, Any] = {"stage": leg.stage.name, "epoch": leg.epoch + 1, "step": self.step}
+            means = self._over_ranks(leg.means.means())
+            row |= {"seconds": seconds, "lr": leg.lr, **means, **validation}
+            self._require_finite()
+            if metric is not None and leg.best.improves(metric, leg.epoch + 1):
+                leg.best.weights = checkpoint.snapshot(self.modules)
+            leg.close_epoch(metric)
+            self.start = {}
+            self.history.rows.append(row)
+            if leg.epoch % self.options.checkpoint_every == 0:
+                self._save()
+            if self.fabric.is_global_zero:
+                self.logs.add(self.history.rows)
+        self.bar.show(means, metric)
+        self._call("on_epoch", means["loss"], row)
+
+    def _require_finite(self) -> None:
+        """A checkpoint must be one that training can go on from."""
+        leg = self.leg
+        if bool(torch.stack([torch.isfinite(p).all() for p in leg.parameters]).all()):
+            return
+        bad = [f"parameter {n}" for n, p in leg.moving.items() if not bool(torch.isfinite(p).all())]
+        what = "the parameters are not finite after the last step"
+        raise NonFiniteLoss(what, self.step, leg.epoch + 1, leg.stage.name, bad[:3])
+
+    def _call(self, method: str, loss: float, row: dict[str, Any] | None = None) -> None:
+        """Tell the callbacks, and hear whether one of them wants to stop."""
+        if not self.options.callbacks:
+            return
+        leg = self.leg
+        epoch = leg.epoch + (method == "on_step")
+        state = State(leg.stage.objective, leg.raw, self.history, leg.stage.name, epoch, self.step, loss, row or {})
+        for callback in self.options.callbacks:
+            if hasattr(callback, method):
+                getattr(callback, method)(state)
+        leg.stopped |= state.stop
+
+    def _save(self) -> None:
+        """Write the checkpoint, if there is a folder."""
+        if self.path is None:
+            return
+        noise = self._gathered(noise_state(self.fabric.device))
+        if not self.fabric.is_global_zero:
+            return
+        state = {
+            "format": checkpoint.FORMAT,
+            "config": self.config,
+            "modules": {n: t.detach() for n, t in checkpoint.tensors_of(self.modules).items()},
+            "stage": self.index,
+            "step": self.step,
+            "leg": self.leg.state_dict(),
+            "history": self.history.rows,
+            "stopped_early": self.history.stopped_early,
+            "noise": noise,
+            "generators": [g.get_state() for g in self.train.generators],
+            "start": self.start,
+        }
+        checkpoint.write(self.path, state)
+
+    def _gathered(self, noise: dict[str, Any]) -> list[dict[str, Any]]:
+        """Every rank's random streams, by rank."""
+        every: list[dict[str, Any]] = [noise] * self.fabric.world_size
+        if self.fabric.world_size > 1:
+            torch.distributed.all_gather_object(every, noise)
+        return every
+
+    def _over_ranks(self, means: dict[str, float]) -> dict[str, float]:
+        """Means over all ranks' rows."""
+        if self.fabric.world_size == 1:
+            return means
+        return {k: float(self.fabric.all_reduce(torch.tensor(v), reduce_op="mean")) for k, v in means.items()}
+
+
+def check_resume(saved: dict[str, Any], config: str, path: Path) -> None:
+    """Raise a ValueError that says in what the saved run differs from this one."""
+    if found := _differences(json.loads(saved["config"]), json.loads(config), ""):
+        raise ValueError(f"{path} belongs to another run: {'; '.join(found)}.  Use its settings, or another folder")
+
+
+def _differences(old: Any, new: Any, where: str) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = sorted({*old, *new})
+        return [d for n in names for d in _differences(old.get(n), new.get(n), f"{where}.{n}" if where else n)]
+    return [] if old == new else [f"{where} was {old!r:.200}, is {new!r:.200}"]

@@ -1,0 +1,115 @@
+"""Every row once per pass, the same order from any place in it, and equal shares for several ranks."""
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, IterableDataset, Subset
+
+from pyro_mm.batch import Batch
+from pyro_mm.training.noise import aside, noise_state, set_noise
+from pyro_mm.training.source import Loader, Rows, fingerprint, source
+from tests.helpers.training import Noisy, data
+
+BATCH = Batch({"n": torch.arange(22.0)})
+
+
+def numbers(batches):
+    return [b.x["n"].tolist() for b in batches]
+
+
+def flat(batches):
+    return [n for b in batches for n in b]
+
+
+@pytest.mark.parametrize("skip", [0, 1, 2, 3, 4])
+def test_a_pass_can_be_opened_anywhere(skip):
+    whole = numbers(Rows(BATCH, 8, torch.Generator().manual_seed(1)).open())
+    rows = Rows(BATCH, 8, torch.Generator().manual_seed(1))
+    assert numbers(rows.open(skip=skip)) == whole[skip:]
+    assert [len(b) for b in whole] == [8, 8, 6] and rows.length == 3
+    assert sorted(flat(whole)) == BATCH.x["n"].tolist() != flat(whole)
+    loader = DataLoader(BATCH, 8, shuffle=True, generator=torch.Generator().manual_seed(1), collate_fn=Batch.collate)
+    first = numbers(Loader(loader).open())
+    loader.generator.manual_seed(1)
+    assert numbers(Loader(loader).open(skip=skip)) == first[skip:]
+
+
+def test_passes_differ_and_unshuffled_ones_do_not():
+    rows = Rows(BATCH, 8, torch.Generator().manual_seed(1))
+    assert numbers(rows.open()) != numbers(rows.open())
+    still = Rows(BATCH, 8)
+    assert flat(numbers(still.open())) == BATCH.x["n"].tolist()
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_ranks_share_a_pass(world):
+    shares = [Rows(BATCH, 3, torch.Generator().manual_seed(1), (rank, world)) for rank in range(world)]
+    parts = [numbers(s.open()) for s in shares]
+    assert len({len(p) for p in parts}) == 1 == len({s.length for s in shares}) and len(parts[0]) == shares[0].length
+    everything = [n for p in parts for n in flat(p)]
+    assert set(everything) == set(BATCH.x["n"].tolist()) and len(everything) == -(-22 // world) * world
+
+
+def test_subsets_and_item_by_item_data_sets():
+    assert flat(numbers(source(Subset(BATCH, [5, 3, 4]), 2).open())) == [5, 3, 4]
+
+    class Items(torch.utils.data.Dataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, i):
+            return Batch({"n": torch.tensor([10.0 * i])})
+
+    assert numbers(source(Items(), 2).open()) == [[0.0, 10.0], [20.0]]
+
+
+def test_iterable_data_go_in_a_loader():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return (BATCH[i] for i in range(4))
+
+    with pytest.raises(TypeError, match="put an iterable data set in a DataLoader"):
+        source(Stream(), 2)
+    streamed = source(DataLoader(Stream(), 3, collate_fn=Batch.collate), 99)
+    assert numbers(streamed.open()) == [[0, 1, 2], [3]] and streamed.length is None and streamed.rows is None
+
+
+def test_a_samplers_epoch_is_set():
+    sampler = torch.utils.data.DistributedSampler(BATCH, num_replicas=1, rank=0, seed=3)
+    rows = source(DataLoader(BATCH, 22, sampler=sampler, collate_fn=Batch.collate), 1)
+    first, second, again = (flat(numbers(rows.open(epoch))) for epoch in (0, 1, 0))
+    assert first == again != second
+
+
+def test_fingerprints_tell_data_apart():
+    one = fingerprint(data())
+    assert one == fingerprint(data()) and one["rows"] == 22 and one["shapes"]["image"] == [3]
+    changed = data()
+    changed.x["image"][21, 2] += 1e-3
+    assert fingerprint(changed)["checksum"] != one["checksum"]
+    hidden = Batch(data().x, {"label": torch.arange(22) > 0})
+    assert fingerprint(hidden)["checksum"] != one["checksum"]
+    assert fingerprint(Noisy(data())) == fingerprint(DataLoader(Noisy(data()), 3)) == {"rows": 22}
+
+
+def test_noise_drawn_aside_leaves_no_trace():
+    import random
+
+    import numpy as np
+
+    cpu, own = torch.device("cpu"), torch.Generator().manual_seed(4)
+    before, place = noise_state(cpu), own.get_state()
+
+    def draw():
+        return torch.rand(2).tolist(), random.random(), np.random.rand(), torch.rand(1, generator=own).item()
+
+    with aside(cpu, 7, [own]):
+        one = draw()
+    with pytest.raises(RuntimeError), aside(cpu, 7, [own]):
+        two = draw()
+        raise RuntimeError
+    assert one == two
+    assert torch.equal(noise_state(cpu)["torch"], before["torch"]) and torch.equal(own.get_state(), place)
+    after = draw()
+    set_noise(before, cpu)
+    own.set_state(place)
+    assert draw() == after != one
