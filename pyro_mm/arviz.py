@@ -131,10 +131,11 @@ def _container(groups: Mapping[str, Group], coords: Mapping[str, Any]) -> Any:
 
     def made(group: str) -> Any:
         arrays, dims = groups[group]
+        build: Any = az.from_dict  # its signature depends on the version
         used = {d: coords[d] for d in coords if any(d in names for names in dims.values())}
         if _major() >= 1:
-            return az.from_dict({group: arrays}, dims=dims, coords=used)[group].to_dataset()
-        return az.from_dict(**{group: arrays}, dims=dims, coords=used)[group]
+            return build({group: arrays}, dims=dims, coords=used)[group].to_dataset()
+        return build(**{group: arrays}, dims=dims, coords=used)[group]
 
     datasets = {group: made(group) for group in groups}
     if _major() >= 1:

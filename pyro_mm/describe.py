@@ -7,6 +7,8 @@ the marks that its distribution carries are its parents.  No class of this libra
 from __future__ import annotations
 
 import os
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,8 +69,7 @@ def describe(what: Recipe | tuple[Program, Program], batch: Batch) -> str:
     modalities = recipe.modalities if recipe is not None else ()
     parts = [_heading(recipe)] if recipe is not None else []
     parts += [f"modalities\n{_modalities(modalities, batch)}"]
-    parts += [f"model  {kind_of(model)}\n  {factorisation('p', p)}\n{_sites(p)}"]
-    parts += [f"guide  {kind_of(guide)}\n  {factorisation('q', q)}\n{_sites(q)}"]
+    parts += [f"model  {kind_of(model)}\n{_program('p', p)}", f"guide  {kind_of(guide)}\n{_program('q', q)}"]
     if recipe is not None and (objective := _objective(recipe)):
         parts += [f"objective\n{objective}"]
     modules: Mapping[str, Any] = recipe.modules if recipe is not None else {"model": model, "guide": guide}
@@ -87,6 +88,9 @@ def graph(
     Args:
         guide: None leaves its panel out.
         path: save there as well; the suffix says in which format.
+
+    Raises:
+        ValueError: the model has no sample sites, or matplotlib writes no such format.
     """
     from pyro_mm.plots.graph import draw_pair
 
@@ -205,18 +209,33 @@ def _modalities(modalities: Sequence[Modality], batch: Batch) -> str:
     return _table(rows)
 
 
-def _sites(nodes: Sequence[Node]) -> str:
+def _program(symbol: str, nodes: Sequence[Node]) -> str:
+    if not nodes:
+        return "  no sites"
     rows = [["site", "distribution", "batch shape", "event shape", "plates", ""]]
     for n in nodes:
         plates = ", ".join(f"{p} ({size})" for p, size in n.plates.items()) or "none"
         role = "observed" if n.observed else "latent"
         rows.append([n.name, n.family, str(n.batch_shape), str(n.event_shape), plates, role])
-    return _table(rows)
+    return f"{_wrapped(factorisation(symbol, nodes))}\n{_table(rows)}"
 
 
 def _objective(recipe: Recipe) -> str:
     parts = [recipe.objective] if recipe.objective is not None else list(recipe.stages or ())
-    return "\n".join(f"  {part!r}" for part in parts)
+    return "\n".join(_wrapped(repr(part)) for part in parts)
+
+
+def _wrapped(text: str) -> str:
+    """Text in indented lines."""
+    first, *rest = folded(text, 114)
+    return "\n".join([f"  {first}", *(f"    {line}" for line in rest)])
+
+
+def folded(text: str, width: int) -> list[str]:
+    """Lines of at most `width` characters, none broken within parentheses."""
+    held = re.sub(r"\([^()]*\)", lambda found: found.group().replace(" ", "\xa0"), text)
+    lines = textwrap.wrap(held, width, break_long_words=False)
+    return [line.replace("\xa0", " ") for line in lines]
 
 
 def _parameters(modules: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 from typing import Any
@@ -19,9 +19,13 @@ from pyro_mm.evaluation.marginal import log_marginal
 from pyro_mm.evaluation.psis import threshold
 from pyro_mm.recipe import Recipe
 
-__all__ = ["Results", "evaluate", "quantities", "table"]
+__all__ = ["Results", "Share", "comparison", "evaluate", "quantities", "table"]
 
 Names = tuple[str, ...]
+NOTE = (
+    "k-hat: share of rows whose importance weights have too heavy a tail for their Monte Carlo error to be believed. "
+    "Joint and marginals are then lower bounds, which rise with more draws (-k); conditionals may err either way."
+)
 WIDTH, LONGEST = 100, 44  # characters of a table, and of its first column
 
 
@@ -137,11 +141,7 @@ def quantity(of: Names, given: Names) -> str:
 def table(results: dict[str, Any]) -> str:
     """`Results.to_json()` as aligned text."""
     head = ["quantity", "mean", "SE", "MC SE", "median ESS", f"k-hat > {threshold(results['k']):.2f}"]
-    rows = [head, *(_row(shortened(q), r) for q, r in results["likelihoods"].items())]
-    widths = [max(len(r[i]) for r in rows) for i in range(len(head))]
-    lines = [
-        "  ".join([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:], strict=True))]) for r in rows
-    ]
+    lines = _aligned([head, *(_row(shortened(q), r) for q, r in results["likelihoods"].items())])
     if results["accuracy"]:
         lines += ["", f"of {results['label']} from {', '.join(results['given'])}:"]
         lines += [f"  {name:18} {percent(a['value'])} +- {percent(a['se'])}" for name, a in results["accuracy"].items()]
@@ -153,6 +153,29 @@ def table(results: dict[str, Any]) -> str:
             *(textwrap.fill(r, WIDTH, initial_indent="  ", subsequent_indent="    ") for r in reasons),
         ]
     return "\n".join(lines)
+
+
+def comparison(results: Mapping[str, dict[str, Any]]) -> str:
+    """Several systems' `Results.to_json()` on the same rows side by side: quantities down, systems across."""
+    first = next(iter(results.values()))
+    limit = f"k-hat > {threshold(first['k']):.2f}"
+    rows = [["", *results]]
+    for q in dict.fromkeys(q for r in results.values() for q in r["likelihoods"]):
+        found = [r["likelihoods"].get(q, {"unavailable": ""}) for r in results.values()]
+        rows.append([shortened(q), *("not available" if "unavailable" in f else _mean(f) for f in found)])
+        rows.append([f"  median ESS, {limit}", *("" if "unavailable" in f else _trust(f) for f in found)])
+    for name in dict.fromkeys(name for r in results.values() for name in r["accuracy"]):
+        shares = [r["accuracy"].get(name) for r in results.values()]
+        rows.append(
+            [
+                f"{name}, {first['label']} from {', '.join(first['given'])}",
+                *(percent(s["value"]) if s else "" for s in shares),
+            ]
+        )
+    if any("seconds" in r for r in results.values()):
+        rows.append(["training", *(f"{r['seconds']:.0f} s" if "seconds" in r else "" for r in results.values())])
+    head = f"{first['rows']:,} test rows, K = {first['k']:,} draws each; mean over rows +- its standard error, in nats"
+    return "\n".join([head, "", *_aligned(rows), "", textwrap.fill(NOTE, WIDTH)])
 
 
 def shortened(quantity: str) -> str:
@@ -173,6 +196,23 @@ def _row(name: str, found: dict[str, Any]) -> list[str]:
         return [name, "not available", "", "", "", ""]
     numbers = [f"{found['mean']:.2f}", f"{found['se']:.2f}", f"{found['mc_se']:.3f}"]
     return [name, *numbers, f"{found['median_ess']:.0f}", percent(found["khat_above"])]
+
+
+def _mean(found: dict[str, Any]) -> str:
+    return f"{found['mean']:.2f} +- {found['se']:.2f}"
+
+
+def _trust(found: dict[str, Any]) -> str:
+    return f"{found['median_ess']:.0f}, {percent(found['khat_above'])}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The first column to the left, the others to the right."""
+    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:], strict=True))]).rstrip()
+        for r in rows
+    ]
 
 
 def _require_known(model: Any, names: Names) -> None:

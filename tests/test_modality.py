@@ -44,7 +44,9 @@ def test_names_are_distinct_and_at_least_one():
 
 
 def test_a_wrong_tensor_is_refused_with_both_shapes():
-    with pytest.raises(ValueError, match=r"modality 'image': got a tensor of shape \(4, 3, 2\), expected \(..., \(2, 3\)\)"):
+    with pytest.raises(
+        ValueError, match=r"modality 'image': got a tensor of shape \(4, 3, 2\), expected \(..., \(2, 3\)\)"
+    ):
         expect_shape(IMAGE, torch.zeros(4, 3, 2))
     with pytest.raises(ValueError, match="modality 'image'"):
         IMAGE.encoder(2)(torch.zeros(3))

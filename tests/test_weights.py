@@ -239,7 +239,7 @@ def test_another_plate_at_the_data_dimension_is_no_data_plate():
         with pyro.plate("pixels", 2, dim=-1):
             pyro.sample("z", dist.Normal(0.0, 1.0))
 
-    with pytest.raises(ValueError, match="outside the plate 'data'.*pixels"):
+    with pytest.raises(ValueError, match=r"outside the plate 'data'.*pixels"):
         log_weights(program(body), program(body), Batch({"x": torch.zeros(2)}), 3)
 
 

@@ -81,11 +81,12 @@ class progress_line:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-def drawn(draw: Callable[[], Any], path: Path) -> None:
+def drawn(draw: Callable[[Path], Any], path: Path, quiet: bool = False) -> None:
     """Draw a figure into a file, close it, and say where it is."""
     os.environ.setdefault("MPLBACKEND", "Agg")  # a terminal has no windows
     from pyro_mm import plots
 
-    figure, _ = draw()
+    figure, _ = draw(path)
     plots.close(figure)
-    print(path)
+    if not quiet:
+        print(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,14 +54,10 @@ def run(arguments: argparse.Namespace) -> int:
     batch = splits.test[:ROWS]
     print(describe.describe(recipe, batch))
     if recipe.name in variants.__all__:
-        print(
-            f"\nnotes\n  {inspect.getdoc(getattr(variants, recipe.name))}".replace("\n", "\n  ").replace(
-                "\n    ", "\n  "
-            )
-        )
+        story = inspect.getdoc(getattr(variants, recipe.name)) or ""
+        print(f"\nnotes\n{textwrap.indent(story, '  ')}")
     if not arguments.no_figure:
-        path = arguments.figure or place
-        drawn(lambda: describe.graph(recipe.model, recipe.guide, batch, path=path), path)
+        drawn(lambda path: describe.graph(recipe.model, recipe.guide, batch, path=path), arguments.figure or place)
     return 0
 
 

@@ -46,14 +46,14 @@ def generated(run: Run, batch: Batch, given: Sequence[str], k: int, seed: int, p
     """Draw what is generated from the given modalities, or from the prior; a figure has room for 12 rows."""
     from pyro_mm import plots
 
-    few, hooks = batch[:12], hooks_of(run.splits)
-    if given:
-        drawn(
-            lambda: plots.cross_generation(run.recipe, few, sets=[tuple(given)], k=k, show=hooks, seed=seed, path=path),
-            path,
-        )
-    else:
-        drawn(lambda: plots.prior_samples(run.recipe, n=len(few), show=hooks, seed=seed, path=path), path)
+    recipe, few, show = run.recipe, batch[:12], hooks_of(run.splits)
+
+    def draw(place: Path) -> Any:
+        if given:
+            return plots.cross_generation(recipe, few, sets=[tuple(given)], k=k, show=show, seed=seed, path=place)
+        return plots.prior_samples(recipe, n=len(few), show=show, seed=seed, path=place)
+
+    drawn(draw, path)
 
 
 def examples(splits: Splits, most: int = 10) -> list[int]:

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     batch = run.splits.test[rows]
     arrays = {"rows": np.asarray(rows), **_arrays(run, batch, given, arguments.k, arguments.seed)}
     raw = io.BytesIO()
-    np.savez_compressed(raw, **arrays)
+    np.savez_compressed(raw, **arrays)  # type: ignore[arg-type]  # numpy's stub reads every name as allow_pickle
     write_atomic(path, raw.getvalue())
     print(f"{path}: {', '.join(f'{name} {a.shape}' for name, a in arrays.items())}")
     generated(run, batch, given, arguments.k, arguments.seed, path.with_suffix(".png"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from typing import Any
 
 from pyro_mm.cli.common import add_run, drawn, opened, progress_line, set_threads
@@ -55,6 +54,5 @@ def run(arguments: argparse.Namespace) -> int:
             evidence = evaluate(run.recipe, test, None, arguments.k, seed=arguments.seed, tell=tell).evidence
     for name, draw in figures_of(run, evidence, arguments.seed).items():
         if name in wanted:
-            path = run.figures / f"{name}.{arguments.format.lstrip('.')}"
-            drawn(partial(draw, path), path)
+            drawn(draw, run.figures / f"{name}.{arguments.format.lstrip('.')}")
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         overwrite=arguments.overwrite,
         download=arguments.download,
-        progress=not arguments.quiet,
+        progress=not arguments.quiet and sys.stderr.isatty(),
         tensorboard=arguments.tensorboard,
         device=device_of(arguments.device),
     )

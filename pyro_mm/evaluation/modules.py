@@ -27,7 +27,9 @@ def modules_of(*programs: Any) -> list[nn.Module]:
             continue
         seen.add(id(part))
         if isinstance(part, nn.Module):
-            found.append(part)
+            found.append(part)  # and what is behind a function that it holds, as given(function, ...) does
+            held = (v for module in part.modules() for v in vars(module).values())
+            todo += [v for v in held if isinstance(v, FunctionType | MethodType | partial)]
         else:
             todo += _inside(part)
     inner = {id(m) for outer in found for m in outer.modules() if m is not outer}

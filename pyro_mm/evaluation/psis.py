@@ -31,6 +31,8 @@ def khat(largest: Tensor) -> Tensor:
     The tail of a datum are the weights above the smallest of these and above the smallest number that a float64 can
     hold.  Infinite where fewer than 5 remain or all are equal, as in ArviZ, and where a weight is NaN or infinite.
     """
+    if len(largest) < 6:
+        return largest.new_full(largest.shape[1:], torch.inf)
     top = largest.double().sort(0).values
     top = (top - top[-1]).clamp(min=log(finfo(float64).tiny)).exp()
     t = top[1:] - top[:1]

@@ -120,7 +120,10 @@ class Elbo(Term):
         model, guide = self._weighted(self.model, rows), self._weighted(self.guide, rows)
         if self.estimator is not None:
             self._check_once(model, guide, batch)
-            loss = self.estimator.differentiable_loss(model, guide, batch) / len(batch)
+            grad = torch.is_grad_enabled()
+            with torch.enable_grad():  # some estimators refuse to give a loss without a graph
+                loss = self.estimator.differentiable_loss(model, guide, batch) / len(batch)
+            loss = loss if grad else loss.detach()
             self.report = {"": -loss.detach()}
             return loss
         if self.count > 1:

@@ -159,10 +159,10 @@ class Looser(Iwae):
                 total = total + bound / count
                 continue
             drawn = run(expert, batch)
-            require_reparameterised(*drawn.values())
             values = {n: s.value for n, s in drawn.items()}
             pair = Run(replay(model, batch, values), replay(self._wrapped(self.guide, rows), batch, values))
             check_sites(pair.model, pair.guide)
+            require_reparameterised(*drawn.values())
             total = total + log_mean_exp(total_log_weight(pair, scaled=True)) / count
         return self._loss(total, batch)
 
@@ -181,12 +181,12 @@ def doubly_reparameterised(
     """
     gate = _Weights()
     drawn = run(guide, batch)
-    require_reparameterised(*drawn.values())
     values = {
         n: _Gate.apply(s.value, gate, s.fn.event_dim) if s.value.requires_grad else s.value for n, s in drawn.items()
     }
     pair = Run(replay(model, batch, values), replay(score, batch, values))
     check_sites(pair.model, pair.guide)
+    require_reparameterised(*drawn.values())
     log_w = total_log_weight(pair, scaled=True)
     normalised = log_w.detach().softmax(0)
     gate.factor = 1 - beta + beta * normalised

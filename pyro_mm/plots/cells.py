@@ -71,9 +71,9 @@ class Cells:
 
     def _beside(self, plt: Any, blocks: Sequence[Look], axes: Axes) -> Sheet:
         """Modalities side by side, named at the top."""
-        columns = [
-            (BETWEEN if n and not row else 0.06, width_of(b)) for n, b in enumerate(blocks) for row in range(self.rows)
-        ]
+        columns = []
+        for n, block in enumerate(blocks):
+            columns += [(BETWEEN if n and not row else 0.06, width_of(block)) for row in range(self.rows)]
         lines = [(line.gap if number else 0.0, HEIGHT) for number, line in enumerate(self.lines)]
         names = [name for line in self.lines for name in _wrapped(line.name)]
         sheet = Sheet(plt, columns, lines, self._margin(names), top=0.5)
@@ -121,7 +121,7 @@ class Cells:
             axes.update({(*line.key, name, row): ax for row in range(self.rows)})
             return
         for row, (content, mark) in enumerate(zip(line.contents[name], marks, strict=True)):
-            ax = axes[(*line.key, name, row)] = sheet.cell(number, first + row)
+            ax = axes[(*line.key, name, row)] = sheet.cell(number, first + row, width=width_of(look))
             if content is None:
                 _hatch(ax, mark)
                 continue
@@ -135,7 +135,7 @@ def width_of(look: Look) -> float:
     shape = look.modality.shape
     if look.kind == "image" and look.hook is None:
         height, width = shape[-2:] if len(shape) == 2 or shape[0] in (1, 3) else shape[:2]
-        return HEIGHT * min(max(width / height, 0.5), 2.0)
+        return HEIGHT * min(max(width / height, 0.5), 1.6)
     return WIDTH[look.kind]
 
 

@@ -22,6 +22,7 @@ Row = Mapping[str, Any]
 NO_TERMS = {"stage", "epoch", "step", "seconds", "lr", "gradient_norm"}
 VALIDATION = ("validation/", "val_", "val/")
 COLUMNS = 3
+FLOOR, CEILING = -1.0, 3.0  # of k-hats that are drawn where they are
 
 
 def loss_curves(
@@ -83,7 +84,7 @@ def khat_histogram(
     """How heavy the tails of the importance weights are: k-hat of every datum, and its threshold.
 
     Estimates and standard errors of data right of the dashed line are not to be believed (Vehtari et al. 2024).
-    Infinite k-hats (tails that cannot be fitted) are counted in a bar of their own at the right.
+    Those above 3, and infinite ones (tails that cannot be fitted), are counted in a bar of their own at the right.
 
     Returns:
         The figure, and its axes by quantity.
@@ -93,18 +94,16 @@ def khat_histogram(
     """
     named = _named(evidences)
     values = {q: np.nan_to_num(e.khat.detach().double().cpu().numpy(), nan=np.inf) for q, e in named.items()}
-    finite = np.concatenate([v[np.isfinite(v)] for v in values.values()])
     limits = [threshold(e.k) for e in named.values()]
-    low = min([*finite, *limits, 0.0]) - 0.05
-    high = max([*finite, *limits, 0.8]) + 0.05
-    edges = np.linspace(low, high, bins + 1)
+    inside = [np.clip(v[v <= CEILING], FLOOR, CEILING) for v in values.values()]
+    every = np.concatenate([*inside, limits, [0.0, 0.8]])
+    edges = np.linspace(every.min() - 0.05, every.max() + 0.05, bins + 1)
     with drawing() as plt:
         size = (5.6, 1.65 * len(named) + 0.5)
         figure, grid = plt.subplots(len(named), 1, figsize=size, sharex=True, squeeze=False, layout="constrained")
         axes = dict(zip(named, grid[:, 0], strict=True))
-        endless = any(np.isinf(v).any() for v in values.values())
         for place, (name, ax) in enumerate(axes.items()):
-            _histogram(ax, name, values[name], named[name], edges, PALETTE[place % len(PALETTE)], endless)
+            _histogram(ax, name, values[name], named[name], edges, PALETTE[place % len(PALETTE)])
         grid[-1, 0].set_xlabel("Pareto k-hat")
     finish(figure, path)
     return figure, axes
@@ -210,17 +209,16 @@ def _named(evidences: Evidence | Sequence[Evidence] | Mapping[str, Evidence]) ->
     return named
 
 
-def _histogram(
-    ax: Any, name: str, khat: np.ndarray, evidence: Evidence, edges: np.ndarray, colour: str, endless: bool
-) -> None:
+def _histogram(ax: Any, name: str, khat: np.ndarray, evidence: Evidence, edges: np.ndarray, colour: str) -> None:
     limit, width = threshold(evidence.k), edges[1] - edges[0]
-    inside = khat[np.isfinite(khat)]
-    counts, _ = np.histogram(inside, edges)
+    counts, _ = np.histogram(np.clip(khat[khat <= CEILING], FLOOR, CEILING), edges)
     ax.bar(edges[:-1], counts, width=width, align="edge", color=tint(colour, 0.75), edgecolor="white", linewidth=0.5)
-    if endless:
-        place = edges[-1] + 2.5 * width
-        ax.bar([place], [np.isinf(khat).sum()], width=1.6 * width, color=tint(colour, 0.35), edgecolor=colour)
-        ax.text(place, 0, "∞", ha="center", va="top", transform=ax.transData, fontsize=10, color=GREY, clip_on=False)
+    if count := int((khat > CEILING).sum()):
+        place = edges[-1] + 2 * width
+        bar = {"width": 1.6 * width, "color": tint(colour, 0.3), "edgecolor": colour, "hatch": "////"}
+        ax.bar([place], [count], **bar)
+        ax.text(place, count, f"> {CEILING:g}", ha="center", va="bottom", fontsize=8, color=GREY)
+    ax.margins(y=0.15)
     ax.axvline(limit, color=INK, linewidth=1.0, linestyle="--")
     share = evidence.unreliable_share
     ax.set_title(name, loc="left", color=colour, fontweight="bold")

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from typing import Any
+
+import torch
 
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation.generation import generate
+from pyro_mm.evaluation.modules import modules_of
 from pyro_mm.modality import Modality
 from pyro_mm.plots.cells import Cells, Line
+from pyro_mm.plots.sets import Sets, Subset, chosen, subsets_of
 from pyro_mm.plots.show import Content, Hook, of_data, of_distribution
 from pyro_mm.plots.style import Place
 from pyro_mm.recipe import Recipe
 
 __all__ = ["cross_generation", "prior_samples", "reconstructions"]
 
-Subset = tuple[str, ...]
 Axes = dict[tuple[Any, ...], Any]
 MOST = 12  # rows of data in one figure
 
 
 def cross_generation(
     *what: Any,
-    sets: Sequence[str | Sequence[str]] | None = None,
+    sets: Sets | None = None,
     k: int = 1,
     show: Mapping[str, Hook] | None = None,
     seed: int = 0,
@@ -117,11 +119,12 @@ def prior_samples(
     conditions = tuple(getattr(what, "conditioned_on", ()))
     if conditions and rows is None:
         raise ValueError(f"the model is conditioned on {list(conditions)}: pass rows= that have them")
-    rows = Batch.missing(modalities, n) if rows is None else rows
+    modalities = _of_the_pair(what, what, modalities)
+    rows = Batch.missing(modalities, n).to(_device(what)) if rows is None else rows
     _check_rows(rows, modalities)
     cells = Cells(modalities, len(rows), side_by_side=False)
     if conditions:
-        given = _input(conditions, modalities, rows, name="")
+        given = _input(conditions, [m for m in modalities if m.name in conditions], rows, name="")
         cells.add(Line(("given",), "given", given.contents, given.marks))
     # A guide without sites: every latent is then the model's own.
     made = _generated(what, lambda batch: None, modalities, rows.only(*conditions), 1, seed)
@@ -140,13 +143,23 @@ def subject(what: Sequence[Any], function: str) -> tuple[Any, Any, Sequence[Moda
         head = list(head[0])
     if len(head) == 1 and isinstance(head[0], Recipe):
         head = [head[0].model, head[0].guide, head[0].modalities]
-    if len(head) != 3 or not isinstance(rows, Batch) or not all(isinstance(m, Modality) for m in head[2]):
+    if len(head) != 3 or not isinstance(rows, Batch) or not _all_modalities(head[2]):
         raise TypeError(f"{function} takes (recipe, rows) or (model, guide, modalities, rows), rows a Batch")
     model, guide, modalities = head
-    if not modalities:
-        raise ValueError(f"{function} needs the modalities: the recipe does not say them")
-    _check_rows(rows, modalities)
-    return model, guide, modalities, rows
+    used = _of_the_pair(model, guide, modalities)
+    _check_rows(rows, used)
+    return model, guide, used, rows
+
+
+def _all_modalities(found: Any) -> bool:
+    return isinstance(found, Sequence) and len(found) > 0 and all(isinstance(m, Modality) for m in found)
+
+
+def _of_the_pair(model: Any, guide: Any, modalities: Sequence[Modality]) -> list[Modality]:
+    """Without those that a pair, if it says what it is about, neither generates nor looks at."""
+    own = [getattr(model, "names", ()), getattr(guide, "names", ()), getattr(model, "conditioned_on", ())]
+    named = {name for names in own for name in names}
+    return [m for m in modalities if not (own[0] and own[1]) or m.name in named]
 
 
 def _check_rows(rows: Batch, modalities: Sequence[Modality]) -> None:
@@ -161,33 +174,27 @@ def _check_rows(rows: Batch, modalities: Sequence[Modality]) -> None:
             raise ValueError(f"modality '{m.name}' has several views per row: pass the batch itself, not its subsets")
 
 
-def _sets(model: Any, guide: Any, modalities: Sequence[Modality], sets: Any) -> list[Subset]:
+def _sets(model: Any, guide: Any, modalities: Sequence[Modality], sets: Sets | None) -> list[Subset]:
     """The subsets asked for, or the default ones of what the pair can be given."""
     names = [m.name for m in modalities]
-    if sets is None:
-        conditions = set(getattr(model, "conditioned_on", ()))
-        seen = {*(getattr(guide, "names", ()) or names), *conditions}
-        usable = [m for m in names if m in seen]
-        return [s for s in subsets_of(usable) if conditions <= set(s)]
-    chosen = [(s,) if isinstance(s, str) else tuple(s) for s in sets]
-    if not chosen or not all(chosen):
-        raise ValueError(f"sets= needs at least one subset, none of them empty; got {list(sets)}")
-    if unknown := {m for s in chosen for m in s} - set(names):
-        raise ValueError(f"sets= names {sorted(unknown)}, but the modalities are {names}")
-    return chosen
-
-
-def subsets_of(names: Sequence[str]) -> list[Subset]:
-    """Every non-empty subset of up to 3 names, by size; of more, each alone and all together."""
-    sizes = range(1, len(names) + 1) if len(names) <= 3 else (1, len(names))
-    return [s for size in sizes for s in combinations(names, size)]
+    if sets is not None:
+        return chosen(sets, names)
+    conditions = set(getattr(model, "conditioned_on", ()))
+    seen = {*(getattr(guide, "names", ()) or names), *conditions}
+    return [s for s in subsets_of([m for m in names if m in seen]) if conditions <= set(s)]
 
 
 def _generated(
     model: Any, guide: Any, modalities: Sequence[Modality], rows: Batch, k: int, seed: int
 ) -> dict[str, list[Content]]:
     made = generate(model, guide, rows, k, seed=seed)
-    return {m.name: of_distribution(m, made[m.name]) for m in modalities if m.name in made}
+    return {m.name: of_distribution(m, made[m.name], rows.device) for m in modalities if m.name in made}
+
+
+def _device(model: Any) -> torch.device:
+    """Of the model's parameters."""
+    parameters = (p for module in modules_of(model) for p in module.parameters())
+    return next((p.device for p in parameters), torch.device("cpu"))
 
 
 def _input(group: Subset, modalities: Sequence[Modality], rows: Batch, name: str) -> Line:

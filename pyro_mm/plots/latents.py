@@ -13,12 +13,11 @@ from torch import Tensor
 
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation.generation import encode
-from pyro_mm.plots.grids import subsets_of
+from pyro_mm.plots.sets import Sets, Subset, chosen, subsets_of
 from pyro_mm.plots.style import GREY, Place, drawing, finish
 
 __all__ = ["latent_map"]
 
-Subset = tuple[str, ...]
 MOST_CLASSES = 20
 COLUMNS = 3
 
@@ -27,7 +26,7 @@ def latent_map(
     guide: Any,
     batch: Batch,
     labels: str | Tensor | Sequence[Any] | None = None,
-    sets: Sequence[str | Sequence[str]] | None = None,
+    sets: Sets | None = None,
     *,
     site: str | None = None,
     k: int = 1,
@@ -73,7 +72,7 @@ def latent_map(
         low, high = _limits(list(points.values()))
         for place, group in enumerate(groups):
             ax = axes[group]
-            paint.scatter(ax, points[group], rows[group].numpy())
+            paint.scatter(ax, points[group], rows[group].cpu().numpy())
             ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
             ax.set_title("\n".join(textwrap.wrap(f"given {', '.join(group)}", 34)), fontweight="bold")
             ax.set_xlabel(plane.names[0])
@@ -123,7 +122,8 @@ class _Paint:
         self.kinds = [] if classes is None else list(np.unique(classes))
         self.continuous = len(self.kinds) > MOST_CLASSES and classes is not None and classes.dtype.kind in "fiu"
         name = "tab10" if len(self.kinds) <= 10 else "tab20"
-        palette = matplotlib.colormaps[name].colors
+        palette: Any = matplotlib.colormaps[name]
+        palette = palette.colors
         self.colour = {c: palette[i % len(palette)] for i, c in enumerate(self.kinds)}
 
     def scatter(self, ax: Any, points: np.ndarray, rows: np.ndarray) -> None:
@@ -147,7 +147,7 @@ class _Paint:
         if self.continuous:
             figure.colorbar(axes[0].collections[0], ax=list(axes), shrink=0.8)
         elif self.kinds:
-            style = {"linestyle": "", "marker": "o", "markersize": 6}
+            style: Any = {"linestyle": "", "marker": "o", "markersize": 6}
             keys = [Line2D([], [], color=self.colour[c], label=_short(c), **style) for c in self.kinds]
             figure.legend(handles=keys, loc="outside right center", handletextpad=0.2)
 
@@ -172,16 +172,11 @@ def _limits(clouds: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return low - margin, high + margin
 
 
-def _sets(guide: Any, batch: Batch, sets: Sequence[str | Sequence[str]] | None) -> list[Subset]:
-    if sets is None:
-        seen = getattr(guide, "names", ()) or batch.names
-        return subsets_of([m for m in seen if m in batch.names])
-    groups = [(s,) if isinstance(s, str) else tuple(s) for s in sets]
-    if not groups or not all(groups):
-        raise ValueError(f"sets= needs at least one subset, none of them empty; got {list(sets)}")
-    if unknown := {m for s in groups for m in s} - set(batch.names):
-        raise ValueError(f"sets= names {sorted(unknown)}, but the batch has {list(batch.names)}")
-    return groups
+def _sets(guide: Any, batch: Batch, sets: Sets | None) -> list[Subset]:
+    if sets is not None:
+        return chosen(sets, batch.names)
+    seen = getattr(guide, "names", ()) or batch.names
+    return subsets_of([m for m in seen if m in batch.names])
 
 
 def _labels(labels: Any, batch: Batch) -> tuple[np.ndarray | None, Tensor]:

@@ -30,6 +30,7 @@ RC: dict[str, Any] = {
     "grid.linewidth": 0.7,
     "legend.frameon": False,
     "text.color": INK,
+    "text.parse_math": False,  # a caption may hold a dollar sign
     "hatch.color": PALE,
     "hatch.linewidth": 0.6,
     "figure.facecolor": "white",
@@ -56,7 +57,8 @@ def drawing() -> Iterator[Any]:
     """`matplotlib.pyplot` under this library's style; the user's own settings are put back."""
     import matplotlib.pyplot as plt
 
-    with plt.rc_context(RC):
+    settings: Any = RC  # matplotlib types the keys as literals
+    with plt.rc_context(settings):
         yield plt
 
 
@@ -108,10 +110,12 @@ class Sheet:
         self.width, self.height = self.x[-1][1] + 0.15, self.y[-1][1] + 0.15
         self.figure = plt.figure(figsize=(self.width, self.height))
 
-    def cell(self, line: int, column: int, last: int | None = None) -> Any:
-        """New axes in this cell, or over the columns from `column` to `last`."""
+    def cell(self, line: int, column: int, last: int | None = None, width: float | None = None) -> Any:
+        """New axes in this cell, or over the columns from `column` to `last`; of this width, in the cell's middle."""
         x0, x1 = self.x[column][0], self.x[column if last is None else last][1]
         y0, y1 = self.y[line]
+        if width is not None:
+            x0, x1 = (x0 + x1 - width) / 2, (x0 + x1 + width) / 2
         box = (x0 / self.width, 1 - y1 / self.height, (x1 - x0) / self.width, (y1 - y0) / self.height)
         return self.figure.add_axes(box)
 

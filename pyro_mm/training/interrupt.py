@@ -26,6 +26,9 @@ class Interrupts:
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if kind is not None:
+            if self.pending and isinstance(error, RuntimeError):  # data loader workers die of the same Ctrl-C
+                self.pending = False
+                raise KeyboardInterrupt from error
             return
         self.whole = True
         if self.pending:

@@ -123,7 +123,7 @@ class Leg:
             self.scheduler.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the modules' tensors and the random streams."""
+        """All that every rank has alike, but the modules' tensors."""
         return {
             "epoch": self.epoch,
             "batch": self.batch,
@@ -132,7 +132,6 @@ class Leg:
             "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
             "precision": self.fabric.strategy.precision.state_dict(),
             "best": dict(vars(self.best)),
-            "means": self.means.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -145,7 +144,6 @@ class Leg:
             self.raw._opt_called = True  # type: ignore[attr-defined]
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.best = Best(**state["best"])
-        self.means.load_state_dict(state["means"])
 
     def _placed(self, batch: Batch) -> Batch:
         device = self.fabric.device

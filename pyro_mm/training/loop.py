@@ -100,7 +100,7 @@ class Loop:
         self.history.rows, self.history.stopped_early = saved["history"], saved["stopped_early"]
         for g, state in zip(self.train.generators, saved["generators"], strict=True):
             g.set_state(state)
-        set_noise(saved["noise"][self.fabric.global_rank], self.fabric.device)
+        set_noise(saved["ranks"][self.fabric.global_rank]["noise"], self.fabric.device)
 
     def _stage(self, saved: dict[str, Any] | None) -> None:
         """Train one stage to its end and put its best weights back."""
@@ -111,6 +111,7 @@ class Loop:
                 raise ValueError("ReduceLROnPlateau watches the validation loss: give `validation`")
             if saved is not None:
                 leg.load_state_dict(saved["leg"])
+                leg.means.load_state_dict(saved["ranks"][self.fabric.global_rank]["means"])
             elif self.index == 0:
                 self._save()  # so that a folder that cannot be written shows now, and a first epoch can be resumed
             shown = self.options.progress and self.fabric.is_global_zero
@@ -120,7 +121,8 @@ class Loop:
                 while not leg.finished:
                     self._epoch()
                 with self.guard:
-                    self._save()
+                    if leg.stopped:  # which a callback may have said after the epoch's checkpoint
+                        self._save()
                     self.history.stopped_early |= leg.stopped or leg.epoch < stage.epochs
             except KeyboardInterrupt:
                 if self.guard.whole:
@@ -176,6 +178,8 @@ class Loop:
     def _close_epoch(self, began: float) -> None:
         """Validation, learning rate, best weights, history, checkpoint and logs of an epoch."""
         leg = self.leg
+        if leg.batch == 0:
+            raise ValueError(f"the data gave no minibatch in epoch {leg.epoch + 1}: can they be read only once?")
         validation = leg.validate(self.valid, self.step) if self.valid is not None else {}
         metric = validation.get("validation")
         with self.guard:
@@ -189,7 +193,7 @@ class Loop:
             leg.close_epoch(metric)
             self.start = {}
             self.history.rows.append(row)
-            if leg.epoch % self.options.checkpoint_every == 0:
+            if leg.epoch % self.options.checkpoint_every == 0 or leg.finished:
                 self._save()
             if self.fabric.is_global_zero:
                 self.logs.add(self.history.rows)
@@ -221,7 +225,7 @@ class Loop:
         """Write the checkpoint, if there is a folder."""
         if self.path is None:
             return
-        noise = self._gathered(noise_state(self.fabric.device))
+        ranks = self._gathered({"noise": noise_state(self.fabric.device), "means": self.leg.means.state_dict()})
         if not self.fabric.is_global_zero:
             return
         state = {
@@ -233,17 +237,17 @@ class Loop:
             "leg": self.leg.state_dict(),
             "history": self.history.rows,
             "stopped_early": self.history.stopped_early,
-            "noise": noise,
+            "ranks": ranks,
             "generators": [g.get_state() for g in self.train.generators],
             "start": self.start,
         }
         checkpoint.write(self.path, state)
 
-    def _gathered(self, noise: dict[str, Any]) -> list[dict[str, Any]]:
-        """Every rank's random streams, by rank."""
-        every: list[dict[str, Any]] = [noise] * self.fabric.world_size
+    def _gathered(self, own: dict[str, Any]) -> list[dict[str, Any]]:
+        """Every rank's own state, by rank."""
+        every = [own] * self.fabric.world_size
         if self.fabric.world_size > 1:
-            torch.distributed.all_gather_object(every, noise)
+            torch.distributed.all_gather_object(every, own)
         return every
 
     def _over_ranks(self, means: dict[str, float]) -> dict[str, float]:

@@ -100,8 +100,8 @@ def stock_trains_nothing(model: Callable[[Batch], Any], guide: Callable[[Batch],
             guide(batch)
             model(batch)
             found = [getattr(site["value"], "unconstrained", None) for site in capture.trace.nodes.values()]
-            raises = None in found  # SVI.step would raise AttributeError: it needs that of every parameter it meets
-            moved = set() if raises else {id(p()) for p in found}
+            # Where one lacks it, SVI.step raises AttributeError and moves none.
+            moved = set() if None in found else {id(p()) for p in found if p is not None}
     finally:
         torch.set_rng_state(state)
         for module, parameters in places:  # Pyro ties equally named parameters of two PyroModules to one

@@ -67,7 +67,9 @@ def test_sampler_matches_the_density(family, independent):
     draws = draws.flatten().sort().values
     cdf = torch_mixture(WEIGHTS, family).cdf(draws)
     step = torch.arange(1, len(draws) + 1, dtype=D) / len(draws)
-    assert torch.maximum((cdf - step).abs(), (cdf - step + 1 / len(draws)).abs()).max().item() < 1.95 / len(draws) ** 0.5
+    assert (
+        torch.maximum((cdf - step).abs(), (cdf - step + 1 / len(draws)).abs()).max().item() < 1.95 / len(draws) ** 0.5
+    )
 
 
 def chosen(q: Mixture, shape: tuple[int, ...]) -> Tensor:

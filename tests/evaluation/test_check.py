@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pyro
 import pytest
@@ -12,14 +13,29 @@ from torch import nn
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation import PairError, check_pair
 from pyro_mm.evaluation.check import CHECKS
+from tests.helpers import broken_densities as densities
 from tests.helpers import broken_pairs as broken
-from tests.helpers.pairs import SIZES, Guide, GuideOfPrivate, Model, MoE, WithPrivate, data, pair
+from tests.helpers.pairs import SIZES, Guide, GuideOfNested, GuideOfPrivate, Model, MoE, Nested, WithPrivate, data, pair
+
 
 @pytest.mark.parametrize(("model", "guide"), [(Model, Guide), (WithPrivate, GuideOfPrivate), (Model, MoE)])
 def test_good_pairs_pass_every_check(model: type, guide: type) -> None:
     report = check_pair(*pair(model, guide), data())
     assert [c.name for c in report.checks] == [s.name for s in CHECKS]
     assert {c.status for c in report.checks} == {"pass"}
+
+
+def test_constrained_and_nested_latents_pass() -> None:
+    """The plate of elements stands where `in_subsets` would put its own."""
+    report = check_pair(*pair(Nested, GuideOfNested), data())
+    assert [c.name for c in report.checks if c.status != "pass"] == ["subset plate"]
+    assert (
+        "at dimension -2 in plate stack" in report["subset plate"].measured
+        or "collide" in report["subset plate"].measured
+    )
+    assert (
+        "over z, y, a, b" in report["model density"].measured or "over y, z, a, b" in report["model density"].measured
+    )
 
 
 def test_a_pair_of_functions_passes_in_evaluation_mode() -> None:
@@ -48,7 +64,7 @@ def test_the_report_says_what_was_measured() -> None:
 
 def test_a_failure_raises_with_site_shapes_and_fix() -> None:
     with pytest.raises(PairError) as caught:
-        check_pair(*pair(Model, ThreeLatents), data())
+        check_pair(*pair(Model, broken.ThreeLatents), data())
     text = str(caught.value)
     assert isinstance(caught.value, ValueError)
     assert "site 'z' has event shape (3,) in the guide and (2,) in the model" in text
@@ -57,7 +73,7 @@ def test_a_failure_raises_with_site_shapes_and_fix() -> None:
 
 
 def test_everything_is_left_as_it_was() -> None:
-    model, guide = pair(guide=Counting)
+    model, guide = pair(guide=broken.Counting)
     batch, before = data(), copy.deepcopy((model.state_dict(), guide.state_dict()))
     model.train(), guide.eval()
     state, rows = torch.get_rng_state(), copy.deepcopy(batch.x)
@@ -84,3 +100,66 @@ def test_stock_svi_is_said_to_train_what_it_registers() -> None:
     report = check_pair(*pair(Registered, GuideToo), data(), raise_on_failure=False)
     assert report["stock SVI"].measured == "stock pyro.infer.SVI finds every parameter"
     assert [c.name for c in report.failures] == ["global parameters"]
+
+
+# One mistake, one failure: (check, model, guide, what the measured text says).
+MISTAKES = [
+    ("sites", Model, broken.IndexSite, r"guide site 'index' is not in the model, whose latents are \['z'\]"),
+    ("sites", Model, broken.ThreeLatents, r"event shape \(3,\) in the guide and \(2,\) in the model"),
+    ("sites", broken.OutsidePlate, Guide, "model site 'shared' is outside plate 'data'"),
+    ("sites", Model, broken.OtherPlate, r"guide site 'z' is outside plate 'data' \(its plates: \['rows'\]\)"),
+    ("sites", broken.ObsMask, Guide, "site 'a_unobserved' comes from obs_mask="),
+    ("sites", broken.NotObserved, Guide, "modality 'a' is sampled, not observed"),
+    ("sites", Model, broken.GuideFactor, "guide site 'penalty' is observed"),
+    ("sites", broken.WrongEvent, Guide, r"site 'a' has event shape \(1,\) in the model, the data have \(3,\)"),
+    ("sites", WithPrivate, broken.UnmaskedPrivate, "site 'w_a' is masked in one program only in 24 of 24 rows"),
+    ("global parameters", Model, broken.GlobalParam, "'global_scale'"),
+    ("batch unchanged", Model, broken.Popping, r"the guide changes batch.x: its modalities were \['a', 'b'\]"),
+    ("batch unchanged", Model, broken.Centring, r"the guide changes batch.x\['a'\] in 24 rows"),
+    ("module state", Model, broken.Counting, r"changes '\[1\].calls'"),
+    ("repeatable", Model, broken.Drifting, "two runs with one seed differ in z"),
+    ("hidden randomness", Model, broken.Dropping, r"log-weights with \{a, b\} differ by .* from seed to seed"),
+    ("particle plate", broken.Transposed, Guide, "three particles at once and one by one differ by"),
+    ("particle plate", broken.TwoDimensional, Guide, r"RuntimeError: expected 2 dimensions, got \(3, 1, 24, 2\)"),
+    ("subset plate", Model, broken.FirstSubset, "subsets in a plate and one by one differ by"),
+    ("modality order", Model, broken.FirstModality, "log-weights before and after reordering differ by"),
+    ("row independence", Model, broken.BatchNorm, r"other contents of other rows change the log-weights of rows \[0, "),
+    ("row independence", Model, broken.HiddenBatchNorm, "other contents of other rows change the log-weights of rows"),
+    ("row order", Model, broken.Positional, "permuting the rows changes the log-weights of rows"),
+    ("re-batching", Model, broken.Sized, "batches of 13 instead of 24 change the log-weights of rows"),
+    ("masked values", Model, broken.Peeking, "other rows' values under the masks change the log-weights"),
+    ("masked values", broken.ScoringAll, Guide, "other rows' values under the masks change the log-weights"),
+    ("masked values", Model, broken.Multiplying, "NaN under the masks change the log-weights.* to NaN or infinity"),
+    ("masked gradients", Model, broken.StraightThrough, "modality 'a' has a gradient of .* under its mask"),
+    ("nothing present", Model, broken.LearntEmpty, "with every mask False the log-weights go up to .* instead of 0"),
+    ("scales", broken.TracedFactor, Guide, "moves log-weights by"),
+    ("gradients", Model, broken.Unused, "no gradient reaches 'guide.spare.weight' for any view"),
+    ("gradients", Model, broken.Detached, "no gradient reaches 'guide.nets.a.weight' for any view"),
+    ("support", Model, densities.OneSided, "log q of 'z' is not finite at .*% of prior draws"),
+    ("guide density", Model, densities.OneExpertForAll, r"is not 1 for \{a, b\}: "),
+    ("guide density", Model, densities.GuideVariance, r"is not 1 for \{a, b\}: "),
+    ("guide density", Model, densities.GuideWide, r"is not 1 for \{a, b\}: "),
+    ("guide density", Model, densities.GuideUnnormalised, r"is not 1 for \{a, b\}: "),
+    ("model density", densities.ModelVariance, Guide, "is not 1 for a: .*; b: "),
+    ("bounds", densities.WrongSampler, Guide, "the ends of the sandwich cross at K=1, by"),
+    ("generation", densities.Leaking, Guide, "generated 'b' changes by up to .* with the hidden values"),
+]
+
+
+IDS = [f"{model.__name__}-{guide.__name__}" for _, model, guide, _ in MISTAKES]
+
+
+@pytest.mark.parametrize(("name", "model", "guide", "says"), MISTAKES, ids=IDS)
+def test_one_mistake_is_one_failure(name: str, model: type, guide: type, says: str) -> None:
+    report = check_pair(*pair(model, guide), data(), raise_on_failure=False)
+    assert [c.name for c in report.failures] == [name], report
+    (failed,) = report.failures
+    assert re.search(says, failed.measured), failed.measured
+    assert failed.fix
+    skipped = {c.measured for c in report.checks if c.status == "skipped"}
+    assert all(reason.startswith(("because of", "the programs do not take masks (S, N)")) for reason in skipped)
+
+
+def test_every_check_has_a_pair_that_fails_it() -> None:
+    """`stock SVI` alone is a statement."""
+    assert {m[0] for m in MISTAKES} == {s.name for s in CHECKS} - {"stock SVI"}

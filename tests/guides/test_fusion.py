@@ -79,7 +79,9 @@ def test_mixture_of_laplace_experts():
     loc, scale = experts()
     density = on_grid(mixture_of_experts(loc, scale, MASKS, family=dist.Laplace))
     for n, row in enumerate(MASKS[:-1]):
-        parts = [(-(GRID - loc[n, m, 0]).abs() / scale[n, m, 0]).exp() / 2 / scale[n, m, 0] for m in row.nonzero()[:, 0]]
+        parts = [
+            (-(GRID - loc[n, m, 0]).abs() / scale[n, m, 0]).exp() / 2 / scale[n, m, 0] for m in row.nonzero()[:, 0]
+        ]
         torch.testing.assert_close(density[:, n], sum(parts) / len(parts), rtol=1e-9, atol=1e-12)
 
 
@@ -107,7 +109,7 @@ def test_product_of_posteriors_divides_the_prior_out_of_every_expert(prior):
 
 
 def test_product_of_posteriors_is_exact_when_each_expert_is_an_exact_diagonal_posterior():
-    """A linear-Gaussian model with orthogonal columns: all posteriors are diagonal, and fusing the exact ones is exact."""
+    """A linear-Gaussian model with orthogonal columns: its posteriors are diagonal, and their fusion is exact."""
     lg = LG({"a": 4, "b": 3, "c": 2}, latent=2)
     for m, w in lg.w.items():
         q, _ = torch.linalg.qr(w)

@@ -38,7 +38,11 @@ MODALITIES = [
 
 @pytest.fixture
 def batch() -> Batch:
-    x = {"image": torch.randn(5, 4, dtype=D), "label": torch.tensor([0, 2, 1, 1, 0]), "sound": torch.randn(5, 2, dtype=D)}
+    x = {
+        "image": torch.randn(5, 4, dtype=D),
+        "label": torch.tensor([0, 2, 1, 1, 0]),
+        "sound": torch.randn(5, 2, dtype=D),
+    }
     return Batch(x, {m.name: PATTERNS[:, i] for i, m in enumerate(MODALITIES)})
 
 

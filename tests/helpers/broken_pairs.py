@@ -9,8 +9,8 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_mm.batch import Batch
-from pyro_mm.distributions import Mixture
-from tests.helpers.pairs import SIZES, Guide, GuideOfPrivate, Model, MoE, WithPrivate, some
+from tests.helpers.pairs import SIZES, Guide, GuideOfPrivate, Model
+
 
 class IndexSite(Guide):
     """The expert's index is a sample site."""
@@ -129,6 +129,7 @@ class Drifting(Guide):
         self.drift += 1e-3
         return super().expert(m, batch) + self.drift
 
+
 class Dropping(Guide):
     """Modality drop-out drawn with plain torch: the trace does not know of it."""
 
@@ -182,7 +183,7 @@ class HiddenBatchNorm(Guide):
 
     def __init__(self) -> None:
         super().__init__()
-        self.hidden = [nn.BatchNorm1d(2, affine=False, momentum=0.0)]
+        self.hidden = [nn.BatchNorm1d(2, affine=False, momentum=0.0).double()]
 
     def expert(self, m: str, batch: Batch) -> Tensor:
         return self.hidden[0](torch.where(batch.mask[m].unsqueeze(-1), super().expert(m, batch), 0.0))
@@ -231,13 +232,10 @@ class ScoringAll(Model):
 class StraightThrough(Guide):
     """Forward the hidden values cancel, backward they do not."""
 
-    def family(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
-        raise NotImplementedError
-
     def posterior(self, batch: Batch) -> dist.TorchDistribution:
         q = super().posterior(batch).base_dist
         x = torch.nan_to_num(batch.x["a"][..., :2])
-        return dist.Normal(q.loc + x - x.detach(), q.scale).to_event(1)
+        return dist.Normal(q.loc + (x - x.detach()), q.scale).to_event(1)
 
 
 class LearntEmpty(Guide):
@@ -270,43 +268,3 @@ class Detached(Guide):
 
     def expert(self, m: str, batch: Batch) -> Tensor:
         return super().expert(m, batch).detach()
-
-
-class Upward(dist.Normal):
-    """loc + |noise|: no density below loc."""
-
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
-        return self.loc + (super().sample(sample_shape) - self.loc).abs()
-
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
-        return self.loc + (super().rsample(sample_shape) - self.loc).abs()
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        return torch.where(value >= self.loc, super().log_prob(value) + torch.tensor(2.0).log(), -torch.inf)
-
-
-class OneSided(Guide):
-    """Given data, the guide covers half of the space."""
-
-    def family(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
-        shift = torch.where(scale == 1, -torch.inf, 0.0)  # nothing present: everything is above
-        return UpwardOrNormal(loc, scale, shift).to_event(1)
-
-
-class UpwardOrNormal(Upward):
-    """`Upward` where shift is 0, Normal where it is -inf."""
-
-    def __init__(self, loc: Tensor, scale: Tensor, shift: Tensor) -> None:
-        super().__init__(loc, scale)
-        self.shift = shift.expand(self.batch_shape)
-
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> UpwardOrNormal:
-        return UpwardOrNormal(*(t.expand(batch_shape) for t in (self.loc, self.scale, self.shift)))
-
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
-        value = dist.Normal(self.loc, self.scale).rsample(sample_shape)
-        return torch.where(self.shift == 0, self.loc + (value - self.loc).abs(), value)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        normal = dist.Normal(self.loc, self.scale).log_prob(value)
-        return torch.where(self.shift == 0, super().log_prob(value), normal)

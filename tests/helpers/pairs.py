@@ -112,7 +112,8 @@ class MoE(Guide):
     def posterior(self, batch: Batch) -> dist.TorchDistribution:
         loc = torch.stack([torch.where(self.seen(m, batch), self.expert(m, batch), 0.0) for m in SIZES], -2)
         scale = self.log_scale.exp().unsqueeze(-1).expand_as(loc)
-        loc, scale = torch.cat([loc, 0 * loc[..., :1, :]], -2), torch.cat([scale, torch.ones_like(scale[..., :1, :])], -2)
+        prior = torch.zeros_like(loc[..., :1, :])  # N(0, 1), for rows with nothing present
+        loc, scale = torch.cat([loc, prior], -2), torch.cat([scale, prior + 1], -2)
         return self.mixture(loc, scale, torch.cat([self.mask(batch), ~some(batch)], -1))
 
     def mask(self, batch: Batch) -> Tensor:
@@ -120,3 +121,29 @@ class MoE(Guide):
 
     def mixture(self, loc: Tensor, scale: Tensor, weights: Tensor) -> dist.TorchDistribution:
         return Mixture(loc, scale, weights)
+
+
+class Nested(Model):
+    """z is log-normal, and y_1..y_3 ~ N(0, 1) stand in a plate of their own: one latent per element of a."""
+
+    def prior(self, batch: Batch) -> Tensor:
+        with pyro.plate("elements", 3, dim=-2):
+            self.y = pyro.sample("y", dist.Normal(torch.zeros(()).double(), 1.0)).transpose(-1, -2)
+        return pyro.sample("z", dist.LogNormal(torch.zeros(2).double(), 1.0).to_event(1))
+
+    def observation(self, m: str, z: Tensor, batch: Batch) -> dist.TorchDistribution:
+        y = self.y.unsqueeze(-3) if z.dim() > 2 else self.y
+        return dist.Normal(self.nets[m](z) + (y if m == "a" else 0.0), 0.5).to_event(1)
+
+
+class GuideOfNested(Guide):
+    """A log-normal q(z | x_S), and q(y_i | x_a) per element."""
+
+    def forward(self, batch: Batch) -> None:
+        super().forward(batch)
+        seen, x = batch.mask["a"], batch.x["a"].transpose(-1, -2)
+        with pyro.plate("data", len(batch), dim=-1), pyro.plate("elements", 3, dim=-2):
+            pyro.sample("y", dist.Normal(torch.where(seen, 0.2 * x, 0.0), torch.where(seen, 0.8, 1.0).double()))
+
+    def family(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
+        return dist.LogNormal(loc, scale).to_event(1)

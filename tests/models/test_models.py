@@ -94,7 +94,9 @@ def test_conditional_scores_its_target_given_the_rest():
     assert list(sites) == ["z", "x"]
     assert model.names == ("x",)
     assert model.conditioned_on == ("y", "v")
-    features = torch.cat([model.condition["y"].net(torch.eye(3, dtype=D)[x["y"]]), model.condition["v"].net(x["v"])], -1)
+    features = torch.cat(
+        [model.condition["y"].net(torch.eye(3, dtype=D)[x["y"]]), model.condition["v"].net(x["v"])], -1
+    )
     joined = torch.cat([z[:, 0], features.expand(5, 4, 8)], -1)
     truth = Normal(model.decoder.net(joined.reshape(20, -1)).reshape(5, 4, 2), 0.5).log_prob(x["x"]).sum(-1)
     scored = torch.tensor([True, False, False, True])

@@ -87,7 +87,13 @@ def test_two_layers_with_a_closed_form_where_it_is_valid():
 
 
 def by_hand(
-    lg: LG, model: Joint, guide: Experts, batch: Batch, z: Tensor, beta: float = 1.0, weights: dict[str, float] | None = None
+    lg: LG,
+    model: Joint,
+    guide: Experts,
+    batch: Batch,
+    z: Tensor,
+    beta: float = 1.0,
+    weights: dict[str, float] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sum over rows of (reconstruction, sampled KL) of a product of experts, no library code but the networks."""
     precision, moment = torch.ones(len(batch), 2, dtype=D), torch.zeros(len(batch), 2, dtype=D)
@@ -238,14 +244,14 @@ def test_sticking_the_landing_for_a_mixture_and_for_two_layers():
     """Same expected gradient as the plain estimator, for guides whose log q is not a single Normal's."""
     lg, model, guide = pair(mixture_of_experts, {"a": 2, "b": 2})
     batch = lg.data(1)[[0] * 400]
-    for model, guide, data in (
+    for p, q, data in (
         (model, guide, batch),
         (Layers(), BottomUp(), Batch({"x": torch.full((400,), 0.7, dtype=D)})),
     ):
         found = []
         for how in ({}, {"stl": True}):
-            term = elbo(model, guide, particles=10, **how)
-            draws = [torch.cat([g.flatten() for g in gradients(term(data), guide).values()]) for _ in range(25)]
+            term = elbo(p, q, particles=10, **how)
+            draws = [torch.cat([g.flatten() for g in gradients(term(data), q).values()]) for _ in range(25)]
             found.append(torch.stack(draws))
         difference = found[0].mean(0) - found[1].mean(0)
         error = ((found[0].var(0) + found[1].var(0)) / 25).sqrt()
@@ -429,6 +435,10 @@ def test_an_enumerating_estimator_passes_through_and_is_exact():
     programs = nn.ModuleList([model, guide])
     torch.testing.assert_close(loss, truth)
     assert_same_gradients(gradients(loss, programs), gradients(truth, programs))
+    with torch.no_grad():  # as in validation, where TraceEnum_ELBO by itself would raise
+        value = elbo(model, guide, estimator=TraceEnum_ELBO(max_plate_nesting=1))(batch)
+    torch.testing.assert_close(value, truth.detach())
+    assert not value.requires_grad
 
 
 def test_an_estimator_sees_weights_beta_and_counted_rows():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -75,7 +77,7 @@ def test_bounds_come_in_order():
             value = -(iwae(model, guide, k) if k > 1 else elbo(model, guide))(batch)
             error = 2**0.5 * gaps[-1].std() / 3000**0.5
             assert (value - lme(log_w).mean()).abs().item() < 4 * error.item()
-    for loose, tight in zip(gaps, gaps[1:], strict=False):
+    for loose, tight in pairwise(gaps):
         z = (loose - tight).mean() / ((loose.var() + tight.var()) / 3000).sqrt()
         assert z.item() > 4
     assert gaps[0].mean().item() > 0.2
@@ -161,7 +163,9 @@ def test_dreg_of_two_layers_by_hand():
     z = guide.a + guide.b * u + guide.log_t.exp() * noise["z"][:, 0]
     lu, lz = u.detach().requires_grad_(), z.detach().requires_grad_()
     p = {n: v.detach() for n, v in guide.named_parameters()}
-    log_w = Normal(0.0, 1.0).log_prob(lu) + Normal(lu, 0.8).log_prob(lz) + Normal(model.w * lz, 0.5).log_prob(batch.x["x"])
+    log_w = (
+        Normal(0.0, 1.0).log_prob(lu) + Normal(lu, 0.8).log_prob(lz) + Normal(model.w * lz, 0.5).log_prob(batch.x["x"])
+    )
     log_q = Normal(p["m"], p["log_s"].exp()).log_prob(lu) + Normal(p["a"] + p["b"] * lu, p["log_t"].exp()).log_prob(lz)
     gu, gz = torch.autograd.grad((log_w - log_q).sum(), [lu, lz])
     w = (log_w - log_q).detach().softmax(0)
@@ -348,7 +352,9 @@ def test_stratified_draws_give_every_expert_its_share():
     theirs = torch.stack(theirs)
     error = ((ours.var() + theirs.var()) / 60).sqrt()
     assert ((ours.mean() - theirs.mean()) / error).abs().item() < 4
-    assert ((ours.mean() - free.mean()) / ((ours.var() + free.var()) / 60).sqrt()).item() > 3  # tighter than independent
+    assert (
+        (ours.mean() - free.mean()) / ((ours.var() + free.var()) / 60).sqrt()
+    ).item() > 3  # tighter than independent
 
 
 def test_the_looser_bound_with_doubly_reparameterised_gradients_is_the_papers():
@@ -361,7 +367,7 @@ def test_the_looser_bound_with_doubly_reparameterised_gradients_is_the_papers():
     constant = {m: e(batch.x[m]).base_dist for m, e in guide.encoders.items()}
     fixed = {m: (q.loc.detach(), q.scale.detach()) for m, q in constant.items()}
     total = torch.zeros((), dtype=D)
-    for m, q in constant.items():
+    for q in constant.values():
         torch.rand(k, 1, 4, dtype=D)
         z = torch.distributions.Normal(q.loc.expand(k, 1, 4, 2), q.scale).rsample()[:, 0]
         leaf = z.detach().requires_grad_()

@@ -23,7 +23,9 @@ def test_only_the_chosen_modules_move():
     for module, old, moved in ((model, before[0], "decoders.label"), (guide, before[1], "encoders.image")):
         changed = {n for n, t in values(module).items() if not torch.equal(t, old[n])}
         assert changed == {n for n in old if moved in n}
-    assert all(p.requires_grad for p in [*model.parameters(), *guide.parameters()])
+    moving = {id(p) for part in (model.decoders["label"], encoder) for p in part.parameters()}
+    for p in [*model.parameters(), *guide.parameters()]:
+        assert p.requires_grad and (p.grad is not None) == (id(p) in moving)
 
 
 def test_two_stages_by_hand():

@@ -67,12 +67,6 @@ CHECKS = (
         FIXED,
         "programs run under leading dimensions (K, 1, N): wrap networks that take one batch dimension in flat(net)",
     ),
-    Spec(
-        "subset plate",
-        structure.subset_plate,
-        FIXED,
-        "broadcast masks (S, N) against latents, or do not use in_subsets(...) with this pair",
-    ),
     Spec("modality order", structure.modality_order, FIXED, "look modalities up by name"),
     Spec(
         "row independence",
@@ -86,6 +80,12 @@ CHECKS = (
         rows.rebatching,
         (*FIXED, "row independence", "row order"),
         "a row's result may not depend on the number of rows beside it",
+    ),
+    Spec(
+        "subset plate",
+        structure.subset_plate,
+        (*FIXED, "row independence", "row order"),
+        "broadcast masks (S, N) against latents, or do not use in_subsets(...) with this pair",
     ),
     Spec(
         "masked values",
@@ -122,13 +122,13 @@ CHECKS = (
     Spec(
         "support",
         numbers.support,
-        FIXED,
+        (*FIXED, "particle plate"),
         "the guide's distributions need the model's support: tails wherever the prior has mass",
     ),
     Spec(
         "guide density",
         densities.guide_density,
-        FIXED,
+        (*FIXED, "particle plate"),
         "sampler and density must be one distribution: check that a scale is a standard deviation, that every particle "
         "draws its own mixture component (Mixture), and that log_prob is normalised",
     ),

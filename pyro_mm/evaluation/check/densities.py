@@ -120,7 +120,7 @@ class _Latents:
             mask = site.mask if isinstance(site.mask, Tensor) else torch.tensor(site.mask is not False)
             n = site.value.shape[-1 - site.fn.event_dim]
             seen = mask.expand(*mask.shape[:-1], n).reshape(-1, n).all(0).to(site.value.device)
-            if _continuous(site.fn) and bool(seen.any()):
+            if _continuous(site) and bool(seen.any()):
                 names.append(name)
                 rows = seen if rows is None else rows & seen
         if rows is None or not bool(rows.any()):
@@ -159,16 +159,16 @@ class _Latents:
         return values, jacobian
 
 
-def _continuous(fn: Any) -> bool:
+def _continuous(site: Site) -> bool:
     """Can its values be drawn at will, with a density over real numbers?"""
-    support = fn.support
-    if getattr(support, "is_discrete", False) or type(fn).__name__ in ("Delta", "Unit"):
-        return False
     try:
-        biject_to(support)
-    except NotImplementedError:
+        support = site.fn.support
+        change = biject_to(support)
+    except (AttributeError, NotImplementedError):
         return False
-    return True
+    if getattr(support, "is_discrete", False) or type(site.fn).__name__ in ("Delta", "Unit"):
+        return False
+    return change.inv(site.value).dim() == site.value.dim()
 
 
 # The model: every site's distribution by itself, given what the model drew before it.
@@ -179,30 +179,27 @@ def model_density(pair: Pair) -> str:
     deviations, left = {}, []
     with evaluating(pair.model, seed=pair.seed), independent_components():
         for name, site in run(poutine.uncondition(pair.model), copy_of(pair.batch)).items():
-            if _continuous(site.fn):
+            if _continuous(site):
                 deviations[name] = _of_distribution(site, pair.k)
             else:
                 left.append(name)
     text = _judge(deviations, "model site")
-    return text + (f"; not checked: {', '.join(left)}, which are discrete" if left else "")
+    return text + (f"; no density over real numbers: {', '.join(left)}" if left else "")
 
 
 def _of_distribution(site: Site, k: int) -> tuple[float, float]:
+    """The bridge for one distribution, every entry of its batch shape a row."""
     fn, change = site.fn, biject_to(site.fn.support)
-    event = site.value.shape[site.value.dim() - fn.event_dim :]
-    width = max(change.inv(site.value).numel() // max(site.value.numel() // max(event.numel(), 1), 1), 1)
-    k = max(50, min(k, NUMBERS // (width * max(site.value.numel() // max(event.numel(), 1), 1))))
+    like, rows = change.inv(site.value), fn.batch_shape.numel()
+    k = max(50, min(k, NUMBERS // like.numel()))
 
     def packed(count: int) -> Tensor:
-        return change.inv(fn.sample((count,))).reshape(count, -1, width)
-
-    like = change.inv(site.value)
+        return change.inv(fn.sample((count,))).reshape(count, rows, -1)
 
     def density(points: Tensor) -> Tensor:
         free = points.reshape(len(points), *like.shape)
         value = change(free)
-        slope = change.log_abs_det_jacobian(free, value)
-        rows = site.value.numel() // max(event.numel(), 1)
-        return fn.log_prob(value).reshape(len(points), rows) + slope.reshape(len(points), rows, -1).sum(-1)
+        slope = change.log_abs_det_jacobian(free, value).reshape(len(points), rows, -1).sum(-1)
+        return fn.log_prob(value).reshape(len(points), rows) + slope
 
     return bridge(packed(PILOTS), packed(k), density)

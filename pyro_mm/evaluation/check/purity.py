@@ -19,9 +19,10 @@ __all__ = ["State", "batch_unchanged", "global_parameters", "hidden_randomness",
 def global_parameters(pair: Pair) -> str:
     """No `pyro.param` and no `pyro.module`: the global store stays as it is."""
     store = pyro.get_param_store()
-    before = set(store.keys())
-    pair.latents(pair.holed)
-    if added := sorted(set(store.keys()) - before):
+    with store.scope():
+        pair.latents(pair.holed)
+        added = sorted(store.keys())
+    if added:
         raise Failure(f"the programs put {', '.join(map(repr, added))} into Pyro's global parameter store")
     return "none"
 
@@ -120,7 +121,7 @@ def hidden_randomness(pair: Pair) -> str:
     """At given latents the log-weights do not depend on the seed."""
     for label, view in pair.views():
         values = pair.latents(view)
-        a, b = pair.score(view, values, seed=1), pair.score(view, values, seed=2)
-        if (gap := difference(a, b)) > pair.tolerance(a):
+        first, *others = (pair.score(view, values, seed=s) for s in range(1, 9))  # a rare choice may come out alike
+        if (gap := max(difference(first, other) for other in others)) > pair.tolerance(first):
             raise Failure(f"at the same latents, log-weights with {label} differ by {gap:.3g} nats from seed to seed")
     return "log-weights at given latents do not depend on the seed"
