@@ -55,7 +55,7 @@ history = mm.fit(
     seed=0,
     progress=False,
 )
-plots.loss_curves(history.rows);
+plots.loss_curves(history.rows)
 
 # %% [markdown]
 # ## Likelihoods, in nats, with error bars
@@ -92,10 +92,10 @@ accuracy = (probabilities.argmax(-1) == test.x["label"]).double().mean().item()
 print(f"label accuracy from the image: {accuracy:.1%}")
 
 # %%
-plots.cross_generation(*pair, digits.modalities, test[:4]);
+plots.cross_generation(*pair, digits.modalities, test[:4])
 
 # %%
-plots.latent_map(recipe.guide, test, test.x["label"]);
+plots.latent_map(recipe.guide, test, test.x["label"])
 
 # %% [markdown]
 # ## Your own data

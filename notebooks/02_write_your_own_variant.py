@@ -127,7 +127,7 @@ def most_confident(loc, scale, mask, prior=(0.0, 1.0)):
     """Per dimension, the present expert with the smallest scale; the prior where nothing is present."""
     best = torch.where(mask.unsqueeze(-1), scale, torch.inf).argmin(-2, keepdim=True)
     none = ~mask.any(-1, keepdim=True)
-    pick = [torch.where(none, p, v.gather(-2, best).squeeze(-2)) for v, p in zip((loc, scale), prior)]
+    pick = [torch.where(none, p, v.gather(-2, best).squeeze(-2)) for v, p in zip((loc, scale), prior, strict=True)]
     return dist.Normal(*pick).to_event(1)
 
 

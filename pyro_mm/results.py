@@ -166,12 +166,8 @@ def comparison(results: Mapping[str, dict[str, Any]]) -> str:
         rows.append([f"  median ESS, {limit}", *("" if "unavailable" in f else _trust(f) for f in found)])
     for name in dict.fromkeys(name for r in results.values() for name in r["accuracy"]):
         shares = [r["accuracy"].get(name) for r in results.values()]
-        rows.append(
-            [
-                f"{name}, {first['label']} from {', '.join(first['given'])}",
-                *(percent(s["value"]) if s else "" for s in shares),
-            ]
-        )
+        what = f"accuracy ({first['label']} | {', '.join(first['given'])})" if name == "accuracy" else name
+        rows.append([what, *(percent(s["value"]) if s else "" for s in shares)])
     if any("seconds" in r for r in results.values()):
         rows.append(["training", *(f"{r['seconds']:.0f} s" if "seconds" in r else "" for r in results.values())])
     head = f"{first['rows']:,} test rows, K = {first['k']:,} draws each; mean over rows +- its standard error, in nats"

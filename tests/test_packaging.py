@@ -69,7 +69,9 @@ def test_pyproject_has_lower_bounds_only():
 
 def test_entry_point_exists():
     module, _, function = PROJECT["scripts"]["pyro-mm"].partition(":")
-    tree = ast.parse((ROOT / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8"))
+    path = ROOT / module.replace(".", "/")
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 

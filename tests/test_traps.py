@@ -1,4 +1,4 @@
-"""The traps of DESIGN section 4, one test each: what goes wrong silently elsewhere raises here, or is harmless.
+"""The traps of docs/traps.md, one test each: what goes wrong silently elsewhere raises here, or is harmless.
 
 Each test also shows that the trap is real, so that a release of Pyro that mends it is noticed.
 """

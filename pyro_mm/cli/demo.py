@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     for variant in VARIANTS:
         found[variant.replace("_", "-")] = _one(_settings(variant, arguments.epochs), out / variant, arguments.k)
     text = comparison(found)
-    print(f"\n{text}\n\nfigures, models and numbers: {out} ({time.perf_counter() - began:.0f} s in all)")
+    print(f"\n{text}\n\n{time.perf_counter() - began:.0f} s in all; figures, models and numbers:\n{out}")
     write_atomic(out / "table.txt", text + "\n")
     return 0
 

@@ -34,7 +34,7 @@ def figures_of(run: Run, evidence: Mapping[str, Evidence], seed: int = 0) -> dic
         "reconstructions": lambda path: plots.reconstructions(recipe, few, show=hooks, seed=seed, path=path),
         "prior_samples": lambda path: plots.prior_samples(recipe, n=10, rows=rows, show=hooks, seed=seed, path=path),
         "latent_map": lambda path: plots.latent_map(
-            recipe.guide, test[:POINTS], labels=splits.label, seed=seed, path=path
+            recipe.guide, test[:POINTS], labels=classes_of(splits, test[:POINTS]), seed=seed, path=path
         ),
     }
     if evidence:
@@ -66,6 +66,13 @@ def examples(splits: Splits, most: int = 10) -> list[int]:
         if bool(test.mask[label][row]):
             first.setdefault(int(value), row)
     return [first[c] for c in sorted(first)][:most]
+
+
+def classes_of(splits: Splits, rows: Batch) -> Any:
+    """What colours a latent map: the label, or the digit that a caption names."""
+    from pyro_mm.data import caption_label
+
+    return caption_label(rows.x["caption"]) if splits.name == "digit_captions" else splits.label
 
 
 def hooks_of(splits: Splits) -> dict[str, Callable[[Any, Any], object]]:

@@ -16,9 +16,9 @@ NEAR = 0.1  # where |logit| is below it, series replace quotients of small numbe
 class ContinuousBernoulli(dist.ContinuousBernoulli):
     """p(x) = C(l) exp(l x) / (1 + exp(l)) on [0, 1],  C(l) = l / tanh(l/2),  l the logit.
 
-    Loaiza-Ganem & Cunningham (2019).  Torch works from probabilities clamped away from 0 and 1: in float32 its density integrates to 0.32 at logit 50,
-    where decoders of black and white pixels live, and its draws have another mean.  Here density, mean and sampler
-    work from the logit.
+    Loaiza-Ganem & Cunningham (2019).  Torch works from probabilities clamped away from 0 and 1: in float32 its density
+    integrates to 0.32 at logit 50, where decoders of black and white pixels live, and its draws have another mean.
+    Here density, mean and sampler work from the logit.
     """
 
     def _cont_bern_log_norm(self) -> Tensor:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation.chunks import Plan
+from pyro_mm.evaluation.evidence import NoLikelihood
 from pyro_mm.evaluation.marginal import require_likelihood
-from pyro_mm.evaluation.proposals import Proposal, evaluating, shares_of
+from pyro_mm.evaluation.proposals import Draws, Proposal, evaluating, shares_of
 from pyro_mm.handlers import Program
 
 __all__ = ["classify", "classify_plug_in"]
@@ -82,7 +83,7 @@ def _classified(
     names = (given,) if isinstance(given, str) else tuple(given)
     if not names or of in names:
         raise ValueError(f"classify '{of}' from at least one other modality; got given={list(names)}")
-    require_likelihood(model, names)
+    require_likelihood(model, names, of=(of,))
     known = batch.only(*names)
     plan = Plan.for_batch(known, k, chunk)
     rows = []
@@ -93,6 +94,7 @@ def _classified(
             for which in plan.slices(proposal.assign(k)):
                 with _Classes(of) as seen:
                     draws = proposal.draw(block, which)
+                _require_sites(model, names, draws)
                 log_p = seen.log_probs()
                 if weighted:
                     log_p = log_p + draws.log_weight([m for m in names if m in draws.log_likelihood])
@@ -101,6 +103,15 @@ def _classified(
             assert total is not None
             rows.append(total.T.softmax(-1))
     return torch.cat(rows)
+
+
+def _require_sites(model: Program, given: tuple[str, ...], draws: Draws) -> None:
+    """Raise for what is given to a model that has no use for it: p(y | x_B) would silently be p(y)."""
+    known = {*draws.log_likelihood, *getattr(model, "conditioned_on", ())}
+    if unknown := [m for m in given if m not in known]:
+        raise NoLikelihood(
+            f"the model has no site {unknown}, so it defines no density given it; it has {sorted(known)}"
+        )
 
 
 class _Classes(Messenger):
@@ -127,7 +138,7 @@ class _Classes(Messenger):
     def log_probs(self) -> Tensor:
         """log p(y = c | z_k), normalised over c: `(C, K, N)`, float64."""
         if self.fn is None:
-            raise ValueError(f"the model has no site '{self.of}' to classify")
+            raise NoLikelihood(f"the model has no site '{self.of}' to classify")
         if not self.fn.has_enumerate_support:
             raise ValueError(f"the values of '{self.of}' ({type(self.fn).__name__}) cannot be listed")
         values = self.fn.enumerate_support(expand=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from pyro_mm.evaluation.marginal import evidence_of, log_marginal, require_likel
 from pyro_mm.evaluation.proposals import Proposal, evaluating, row_wise
 from pyro_mm.evaluation.streaming import RatioSums, WeightSums
 from pyro_mm.handlers import Impute, Program, particles
-from pyro_mm.weights import check_sites, run
+from pyro_mm.weights import Sites, check_sites, run
 
 __all__ = ["log_conditional", "log_conditional_difference", "plug_in"]
 
@@ -48,7 +48,7 @@ def log_conditional(
     a, b = _names(of, given, batch)
     require_likelihood(model, b, of=a)
     both, known = batch.only(*a, *b), batch.only(*b)
-    if _private_latents(model, both):
+    if _private_latents(_known_sites(model, both, a, b)):
         options: dict[str, Any] = {"defensive": defensive, "independent": independent, "chunk": chunk, "seed": seed}
         return log_conditional_difference(model, guide, batch, a, b, k, **options)
     half = (1 - defensive) / 2
@@ -62,7 +62,6 @@ def log_conditional(
             hidden: tuple[str, ...] = ()
             for which in plan.slices(proposal.assign(k)):
                 draws = proposal.draw(full, which)
-                _require_known(model, draws.log_likelihood, a, b)
                 log_w = draws.log_weight([m for m in b if m in draws.log_likelihood])
                 log_u = log_w + sum(draws.log_likelihood[m] for m in a)
                 sums.add(log_u, log_w)
@@ -90,6 +89,7 @@ def log_conditional_difference(
     """
     a, b = _names(of, given, batch)
     require_likelihood(model, b, of=a)
+    _known_sites(model, batch.only(*a, *b), a, b)
     program = _unconditional(model)
     settings: dict[str, Any] = {"defensive": defensive, "independent": independent, "chunk": chunk}
     both = log_marginal(program, guide, batch.only(*a, *b), k, seed=seed, **settings)
@@ -127,6 +127,7 @@ def plug_in(
     a, b = _names(of, given, batch)
     require_likelihood(model, b, of=a)
     both, known = batch.only(*a, *b), batch.only(*b)
+    _known_sites(model, both, a)
     plan = Plan.for_batch(both, k, chunk)
     parts = []
     with evaluating(model, guide, seed=seed):
@@ -147,7 +148,6 @@ def _plugged(model: Program, guide: Program, full: Batch, part: Batch, a: tuple[
     with Impute({n: (s.value, s.mask) for n, s in drawn.items()}):
         sites = run(particles(model, k), full)
     check_sites(sites, drawn)
-    _require_known(model, sites, a)
     return torch.stack([row_wise(sites[m]) for m in a]).sum(0)
 
 
@@ -184,20 +184,25 @@ def _quantity(a: tuple[str, ...], b: tuple[str, ...]) -> str:
     return f"log p({', '.join(a)} | {', '.join(b)})"
 
 
-def _private_latents(model: Program, batch: Batch) -> bool:
+def _private_latents(sites: Sites) -> bool:
     """Does presence mask any latent?"""
-    with evaluating(model, seed=0):
-        sites = run(particles(model, 1), batch[:1])
     return any(isinstance(s.mask, torch.Tensor) for s in sites.values() if not s.observed)
 
 
-def _require_known(model: Any, sites: Collection[str], of: Sequence[str], given: Sequence[str] = ()) -> None:
-    """Raise NoLikelihood for modalities that the model has no site for and is not conditioned on either."""
+def _known_sites(model: Program, batch: Batch, of: Sequence[str], given: Sequence[str] = ()) -> Sites:
+    """The model's sites for one row.
+
+    Raises:
+        NoLikelihood: for modalities that the model has no site for and is not conditioned on either.
+    """
+    with evaluating(model, seed=0):
+        sites = run(particles(model, 1), batch[:1])
     conditions = getattr(model, "conditioned_on", ())
     if unknown := [m for m in (*of, *given) if m not in sites and m not in conditions]:
         raise NoLikelihood(
             f"the model has no site {unknown}, so it defines no density given or of it; it has {list(sites)}"
         )
+    return sites
 
 
 def _unconditional(model: Program) -> Program:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_mm.evaluation.psis import tail_size, threshold
+from pyro_mm.evaluation.psis import threshold
 
 __all__ = ["Evidence", "NoLikelihood"]
 
@@ -27,7 +27,7 @@ class Evidence:
         estimate: log of the importance-sampling average; for marginals a lower bound in expectation.
         se: Monte Carlo standard error of `estimate` (i.i.d. form), to be believed where `khat` is under its threshold.
         ess: effective number of the K draws (for a conditional, the smaller of its two parts').
-        khat: Pareto shape of the weights' tail (for a conditional, the larger).
+        khat: Pareto shape of the weights' tail (for a conditional, the larger); -inf where the largest are equal.
         bias: first-order estimate of the estimator's bias; `estimate - bias` is the corrected value.
         k: draws per datum.
         proposal: where they came from.
@@ -70,9 +70,8 @@ class Evidence:
 
     @property
     def reliable(self) -> Tensor:
-        """Bool `(N,)`: k-hat is under the threshold for this K, or the weights are all equal (which leaves no tail)."""
-        constant = (self.ess > self.k * (1 - 1e-9)) & (tail_size(self.k) >= 5)
-        return (self.khat < threshold(self.k)) | constant
+        """Bool `(N,)`: k-hat is under the threshold for this K."""
+        return self.khat < threshold(self.k)
 
     @property
     def unreliable_share(self) -> float:

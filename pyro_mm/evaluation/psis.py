@@ -29,21 +29,21 @@ def khat(largest: Tensor) -> Tensor:
         largest: the M + 1 largest log-weights of every datum, `(M + 1, N)`, in any order.
 
     The tail of a datum are the weights above the smallest of these and above the smallest number that a float64 can
-    hold.  Infinite where fewer than 5 remain or all are equal, as in ArviZ, and where a weight is NaN or infinite.
+    hold.  Equal to ArviZ's, but for a tail whose weights are all equal: ArviZ says inf, here it is -inf, since a flat
+    top is no heavy tail.  inf where fewer than 5 weights are in the tail, and where a weight is NaN.
     """
     if len(largest) < 6:
         return largest.new_full(largest.shape[1:], torch.inf)
     top = largest.double().sort(0).values
     top = (top - top[-1]).clamp(min=log(finfo(float64).tiny)).exp()
     t = top[1:] - top[:1]
-    size = (t > 0).sum(0)
-    size = torch.where(t[-1] > SAME, size, 0)  # NaN compares as False too
+    size, flat = (t > 0).sum(0), t[-1] <= SAME
     k = torch.full_like(t[0], torch.inf)
     for m in size.unique().tolist():  # one, but for ties and underflow
         if m >= 5:
-            rows = size == m
+            rows = (size == m) & ~flat
             k[rows] = _fit(t[-m:, rows], m)
-    return torch.where(torch.isfinite(k), k, torch.inf).to(largest.dtype)
+    return torch.where(flat, -torch.inf, torch.where(torch.isfinite(k), k, torch.inf)).to(largest.dtype)
 
 
 def _fit(t: Tensor, m: int) -> Tensor:

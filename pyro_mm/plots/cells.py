@@ -135,7 +135,7 @@ def width_of(look: Look) -> float:
     shape = look.modality.shape
     if look.kind == "image" and look.hook is None:
         height, width = shape[-2:] if len(shape) == 2 or shape[0] in (1, 3) else shape[:2]
-        return HEIGHT * min(max(width / height, 0.5), 1.6)
+        return HEIGHT * min(max(width / height, 0.5), 2.0)
     return WIDTH[look.kind]
 
 

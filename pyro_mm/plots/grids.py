@@ -54,11 +54,12 @@ def cross_generation(
         ValueError: naming the modality, when a set or hook names an unknown one, or rows lack one; too many rows.
     """
     model, guide, modalities, rows = subject(what, "cross_generation")
-    groups = _sets(model, guide, modalities, sets)
+    groups, own = _sets(model, guide, modalities, sets), _of_the_pair(model, guide, modalities)
     cells = Cells(modalities, len(rows), side_by_side=True, corner="given")
     for group in groups:
         made = _generated(model, guide, modalities, rows.only(*group), k, seed)
-        cells.add(_input(group, modalities, rows, name=", ".join(group)))
+        shown = [m for m in modalities if m in own or m.name in group]
+        cells.add(_input(group, shown, rows, name=", ".join(group)))
         cells.add(Line((group, "generated"), "generated", {m: [*c] for m, c in made.items()}, gap=0.05))
     return cells.drawn(show, path)
 
@@ -78,8 +79,8 @@ def reconstructions(
     """
     model, guide, modalities, rows = subject(what, "reconstructions")
     cells = Cells(modalities, len(rows), side_by_side=False)
-    every = tuple(m.name for m in modalities)
-    seen = _input(every, modalities, rows, name="")
+    own = _of_the_pair(model, guide, modalities)
+    seen = _input(tuple(m.name for m in own), own, rows, name="")
     cells.add(Line(("data",), "data", seen.contents, seen.marks))
     made = _generated(model, guide, modalities, rows, k, seed)
     cells.add(Line(("reconstruction",), "reconstruction", {m: [*c] for m, c in made.items()}, gap=0.05))
@@ -119,9 +120,8 @@ def prior_samples(
     conditions = tuple(getattr(what, "conditioned_on", ()))
     if conditions and rows is None:
         raise ValueError(f"the model is conditioned on {list(conditions)}: pass rows= that have them")
-    modalities = _of_the_pair(what, what, modalities)
     rows = Batch.missing(modalities, n).to(_device(what)) if rows is None else rows
-    _check_rows(rows, modalities)
+    _check_rows(rows, _of_the_pair(what, what, modalities))
     cells = Cells(modalities, len(rows), side_by_side=False)
     if conditions:
         given = _input(conditions, [m for m in modalities if m.name in conditions], rows, name="")
@@ -146,9 +146,8 @@ def subject(what: Sequence[Any], function: str) -> tuple[Any, Any, Sequence[Moda
     if len(head) != 3 or not isinstance(rows, Batch) or not _all_modalities(head[2]):
         raise TypeError(f"{function} takes (recipe, rows) or (model, guide, modalities, rows), rows a Batch")
     model, guide, modalities = head
-    used = _of_the_pair(model, guide, modalities)
-    _check_rows(rows, used)
-    return model, guide, used, rows
+    _check_rows(rows, _of_the_pair(model, guide, modalities))
+    return model, guide, modalities, rows
 
 
 def _all_modalities(found: Any) -> bool:

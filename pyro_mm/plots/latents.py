@@ -58,13 +58,14 @@ def latent_map(
     """
     groups = _sets(guide, batch, sets)
     classes, known = _labels(labels, batch)
-    means, rows = {}, {}
+    means: dict[Subset, Tensor] = {}
+    rows: dict[Subset, Tensor] = {}
     for group in groups:
         rows[group] = (batch.present(group) & known).nonzero().flatten()
         if not len(rows[group]):
             raise ValueError(f"no row has any of {list(group)}{' and a label' if labels is not None else ''}")
-        means[group] = _means(guide, batch[rows[group]].only(*group), site, k, seed)
-    plane = _Plane(means[groups[-1]])
+        name, means[group] = _means(guide, batch[rows[group]].only(*group), site, k, seed)
+    plane = _Plane(means[groups[-1]], name)
     with drawing() as plt:
         figure, axes = _panels(plt, groups)
         paint = _Paint(classes)
@@ -86,10 +87,10 @@ def latent_map(
 class _Plane:
     """Two coordinates for points of any dimension, fitted to one cloud and used for all."""
 
-    def __init__(self, means: Tensor) -> None:
+    def __init__(self, means: Tensor, site: str) -> None:
         self.dim = means.shape[-1]
         self.centre, self.axes = means.new_zeros(self.dim), torch.eye(self.dim, 2).to(means)
-        self.names = ["z₁", "z₂"] if self.dim == 2 else ["z", ""]
+        self.names = [f"{site}₁", f"{site}₂"] if self.dim == 2 else [site, ""]
         if self.dim > 2:
             self.centre = means.mean(0)
             _, s, v = torch.linalg.svd(means - self.centre, full_matrices=False)
@@ -196,10 +197,10 @@ def _labels(labels: Any, batch: Batch) -> tuple[np.ndarray | None, Tensor]:
     return values.reshape(-1), known
 
 
-def _means(guide: Any, rows: Batch, site: str | None, k: int, seed: int) -> Tensor:
-    """Posterior means `(N, D)` of the site, in double precision."""
+def _means(guide: Any, rows: Batch, site: str | None, k: int, seed: int) -> tuple[str, Tensor]:
+    """The site, and its posterior means `(N, D)` in double precision."""
     means = encode(guide, rows, k, seed=seed).mean
     name = site if site is not None else "z" if "z" in means else next(iter(means), "z")
     if name not in means:
         raise ValueError(f"the guide has no latent '{name}'; it has {list(means)}")
-    return means[name].reshape(len(rows), -1).double()
+    return name, means[name].reshape(len(rows), -1).double()

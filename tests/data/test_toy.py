@@ -70,7 +70,7 @@ def test_log_marginal_of_every_subset(truth, batch, names):
 
 
 def test_figures_of_the_reference_document(truth):
-    """docs: likelihoods.md section 12, the model made from seed 0 and N=200 rows from seed 1."""
+    """The model made from seed 0 and N=200 rows from seed 1."""
     batch = truth.sample(200, seed=1)
     found = [truth.log_marginal(batch.only(*names)).mean().item() for names in (("a", "b", "c"), "a", "b", "c")]
     assert found == pytest.approx([-29.5336, -15.3931, -13.6468, -7.9506], abs=5e-5)

@@ -158,6 +158,9 @@ def test_values_of_absent_experts_reach_neither_density_nor_draws():
         (gradient,) = torch.autograd.grad(q.log_prob(value), loc)
         assert gradient[3].item() == 0.0
         assert torch.isfinite(gradient).all()
+    nowhere = Mixture(torch.cat([LOC[:3], torch.full((1, 1), torch.nan, dtype=D)]), SCALE, WEIGHTS)
+    assert torch.equal(nowhere.log_prob(value), Mixture(LOC, SCALE, WEIGHTS).log_prob(value))
+    assert torch.isfinite(nowhere.expand((1000,)).sample()).all()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -119,8 +119,10 @@ def test_what_cannot_be_classified_says_so(batch, modalities):
         classify(model, guide, batch, of="label", given=("label",))
     with pytest.raises(ValueError, match="unknown modality"):
         classify(model, guide, batch, given="sound")
-    with pytest.raises(ValueError, match="no site 'sound'"):
+    with pytest.raises(NoLikelihood, match="no site 'sound'"):
         classify(model, guide, batch, of="sound", k=5)
+    with pytest.raises(NoLikelihood, match=r"no site \['sound'\]"):
+        classify(model, guide, Batch({**batch.x, "sound": torch.zeros(4)}, batch.mask), given=("image", "sound"), k=5)
     full = Batch({"image": torch.randn(2, 4), "label": torch.tensor([0, 1])})
     pair = mvae(modalities, 3)
     with pytest.raises(ValueError, match="cannot be listed"):

@@ -30,7 +30,7 @@ def test_every_guide_gives_the_likelihood(kind: str, defensive: float) -> None:
     fine = ev.reliable
     rms = (0.8, 1.2 if defensive else 1.3)  # without prior draws, error bars of overconfident products are too small
     judge(ev.estimate[fine], ev.se[fine], LG.log_marginal(TEST)[fine], rms=rms)
-    assert ev.unreliable_share < 0.06
+    assert ev.unreliable_share < (0.06 if defensive else 0.08)
     empty = ~TEST.present()
     assert empty.sum() >= 3 and torch.equal(ev.estimate[empty], torch.zeros(int(empty.sum())).double())
     assert bool(ev.reliable[empty].all()), "constant weights have no tail, and need none"
@@ -68,8 +68,8 @@ def test_a_guide_that_misses_a_mode_is_loud_only_with_the_defensive_part() -> No
     data = Batch({"x": torch.full((40,), 8.0, dtype=torch.float64)})
     exact = Folded.exact(data.x["x"])
     silent = log_marginal(Folded(), OneMode(), data, 10_000, defensive=0.0, seed=0)
-    torch.testing.assert_close(silent.estimate, exact - log(2), rtol=0, atol=1e-3)
-    assert silent.se.max() < 0.01 and silent.ess.min() > 9900 and silent.khat.max() < 0.5
+    torch.testing.assert_close(silent.estimate, exact - log(2), rtol=0, atol=0.01)
+    assert silent.se.max() < 0.01 and silent.ess.min() > 9500 and silent.khat.max() < 0.5
     loud = log_marginal(Folded(), OneMode(), data, 10_000, seed=0)
     assert loud.khat.min() > 1 > threshold(10_000) and not loud.reliable.any()
     assert loud.ess.max() < 1000

@@ -30,6 +30,7 @@ def test_two_dimensions_are_the_posterior_means() -> None:
     for group, ax in axes.items():
         mean, _ = oracle.posterior(batch.only(*group))
         assert np.allclose(points(ax), mean.numpy())
+    assert (axes["a",].get_xlabel(), axes["a",].get_ylabel()) == ("z₁", "z₂")
     assert [ax.get_title() for ax in axes.values()] == ["given a", "given b", "given a, b"]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from itertools import combinations, product
 from typing import Any
 
@@ -17,7 +15,6 @@ from pyro_mm.batch import Batch
 from pyro_mm.data import LinearGaussian
 from pyro_mm.evaluation import generate
 from pyro_mm.modality import Modality
-from pyro_mm.plots.show import kind_of
 from pyro_mm.plots.style import colours
 from pyro_mm.recipe import Recipe
 
@@ -106,14 +103,19 @@ def test_probabilities_and_means_are_averaged_over_draws(recipe: Recipe, rows: B
     assert np.allclose(drawn(axes[*key, "vector", 1], "vector"), made["vector"].mean.mean(0)[1], atol=1e-6)
 
 
-def test_the_band_of_a_vector_is_one_standard_deviation(recipe: Recipe, rows: Batch) -> None:
-    _, axes = plots.cross_generation(recipe, rows, sets=["image"], k=50, seed=4)
-    made = generate(recipe.model, recipe.guide, rows.only("image"), 50, seed=4)["vector"].base
-    draws = made.sample((4000,))[:, :, 0, 1]
-    band = axes[("image",), "generated", "vector", 1].collections[0].get_paths()[0].get_extents()
-    mean, sd = draws.mean((0, 1)), draws.std((0, 1))
-    assert band.y1 == pytest.approx((mean + sd).max().item(), abs=0.05)
-    assert band.y0 == pytest.approx((mean - sd).min().item(), abs=0.05)
+def test_the_band_of_a_vector_is_one_standard_deviation() -> None:
+    """Of the latent's uncertainty, large here, and the observation's noise together."""
+    oracle = LinearGaussian.random({"a": 1, "b": 4}, 3, scales=0.1)
+    model, guide, data = oracle.model(), oracle.exact_guide(), oracle.sample(2)
+    _, axes = plots.cross_generation(model, guide, oracle.modalities, data, sets=["a"], k=200, seed=4)
+    means = generate(model, guide, data.only("a"), 200, seed=4)["b"].mean[:, 1]
+    sd = (means.var(0, correction=0) + 0.1**2).sqrt()
+    assert (means.std(0) > 0.3).all()
+    band = axes[("a",), "generated", "b", 1].collections[0].get_paths()[0].vertices
+    for i in range(4):
+        heights = band[band[:, 0] == i, 1]
+        edges = (means.mean(0) - sd)[i].item(), (means.mean(0) + sd)[i].item()
+        assert (heights.min(), heights.max()) == pytest.approx(edges)
 
 
 def test_frames_mark_exactly_what_is_given(recipe: Recipe, rows: Batch) -> None:
@@ -236,37 +238,6 @@ def test_text_is_broken_and_cut_to_the_cell(recipe: Recipe, rows: Batch) -> None
     assert max(map(len, lines)) <= 16 and len(lines) == 5 and lines[-1].endswith("…")
 
 
-@pytest.mark.parametrize(
-    ("shape", "likelihood", "kind"),
-    [
-        ((8, 8), likelihoods.Bernoulli(), "image"),
-        ((3, 8, 6), likelihoods.ContinuousBernoulli(), "image"),
-        ((4, 5), likelihoods.Categorical(3), "image"),
-        ((), likelihoods.Categorical(3), "label"),
-        ((4,), likelihoods.OneHotCategorical(), "label"),
-        ((), likelihoods.Bernoulli(), "label"),
-        ((6,), likelihoods.Tokens(9), "tokens"),
-        ((6,), likelihoods.Categorical(9), "tokens"),
-        ((6,), likelihoods.Poisson(), "vector"),
-        ((2, 3, 4), likelihoods.Normal(), "vector"),
-        ((), likelihoods.NegativeBinomial(), "number"),
-    ],
-)
-def test_every_kind_is_drawn(shape: tuple[int, ...], likelihood: likelihoods.Likelihood, kind: str) -> None:
-    modality = Modality("m", shape, likelihood)
-    assert kind_of(modality) == kind
-    recipe = variants.vae([modality], 2)
-    x = likelihood.fill(shape).expand(2, *shape).clone()
-    _, axes = plots.reconstructions(recipe, Batch({"m": x}))
-    for ax in axes.values():
-        assert {"image": ax.images, "label": ax.patches, "tokens": ax.texts}.get(kind, ax.lines)
-    if kind == "label":
-        made = [drawn(axes["reconstruction", "m", row], "label") for row in range(2)]
-        assert np.sum(made, axis=1) == pytest.approx(1)
-    if shape == (3, 8, 6):
-        assert drawn(axes["data", "m", 0], "image").shape == (8, 6, 3)
-
-
 def test_names_stay_inside_the_figure_and_off_the_cells(recipe: Recipe, rows: Batch) -> None:
     for figure, axes in (plots.cross_generation(recipe, rows), plots.reconstructions(recipe, rows)):
         figure.canvas.draw()
@@ -308,25 +279,3 @@ def test_wrong_input_is_refused_by_name(recipe: Recipe, rows: Batch) -> None:
         plots.cross_generation(recipe, rows[[0] * 30])
     with pytest.raises(ValueError, match="'image' has several views"):
         plots.reconstructions(recipe, rows.subsets([["image"], ["label"]]))
-
-
-def test_figures_are_saved_whole_and_closed(recipe: Recipe, rows: Batch, tmp_path: Any) -> None:
-    import matplotlib.pyplot as plt
-
-    figure, _ = plots.prior_samples(recipe, n=2, path=tmp_path / "new" / "prior.png")
-    assert (tmp_path / "new" / "prior.png").read_bytes()[:4] == b"\x89PNG"
-    plots.prior_samples(recipe, n=2, path=tmp_path / "prior.pdf")
-    assert (tmp_path / "prior.pdf").read_bytes()[:4] == b"%PDF"
-    with pytest.raises(ValueError, match=r"writes no '\.docx'"):
-        plots.prior_samples(recipe, n=2, path=tmp_path / "prior.docx")
-    assert plt.fignum_exists(figure.number)
-    plots.close(figure)
-    assert not plt.fignum_exists(figure.number)
-    plots.close()
-    assert plt.get_fignums() == []
-
-
-def test_importing_plots_does_not_import_matplotlib() -> None:
-    code = "import sys, pyro_mm.plots, pyro_mm.describe, pyro_mm.arviz; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"matplotlib", "arviz", "xarray"} & set(done.stdout.split())

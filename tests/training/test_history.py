@@ -37,6 +37,8 @@ def test_rows_after_the_checkpoint_are_dropped_and_come_once(tmp_path):
     with pytest.raises(RuntimeError):
         run(tmp_path, 5, jsonl=True, checkpoint_every=2, callbacks=[At(11, raising(RuntimeError("crash")))])
     assert [r["epoch"] for r in read_csv(tmp_path / "log.csv")] == [1, 2, 3]
+    run(tmp_path, 5, jsonl=True, checkpoint_every=2, resume=True, callbacks=[At(7, raising(KeyboardInterrupt()))])
+    assert [r["epoch"] for r in read_csv(tmp_path / "log.csv")] == [1, 2]
     history = run(tmp_path, 5, jsonl=True, checkpoint_every=2, resume=True)
     assert read_csv(tmp_path / "log.csv") == read_jsonl(tmp_path / "log.jsonl") == history.rows
     assert history["epoch"] == [1, 2, 3, 4, 5]

@@ -13,7 +13,7 @@ from pyro_mm.evaluation import generate
 from pyro_mm.evaluation.proposals import Proposal, evaluating
 from pyro_mm.modality import Modality
 from pyro_mm.recipe import Recipe
-from pyro_mm.weights import replay, run, total_log_weight, Run
+from pyro_mm.weights import Run, replay, run, total_log_weight
 
 MODALITIES = [
     Modality("image", (1, 8, 8), likelihoods.Binomial(16), networks.Conv((4, 8), 16)),
