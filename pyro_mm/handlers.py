@@ -6,6 +6,7 @@ A program is anything called as `program(batch)`; every verb keeps its parameter
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pyro
@@ -218,22 +219,29 @@ class Impute(Messenger):
 def rows_of(*programs: Program) -> Callable[[Batch], Tensor | None]:
     """batch -> bool `(N,)` or `(S, N)`: rows in which every `given` in the programs shows something, or None."""
 
-    def rows(batch: Batch) -> Tensor | None:
-        keep = [mask for p in programs for mask in _shown(p, batch)]
-        return torch.stack(torch.broadcast_tensors(*keep)).all(0) if keep else None
+    return partial(_rows, [p for p in programs if any(isinstance(verb, Given) for verb in _nest(p))])
 
-    return rows
+
+def _rows(programs: Sequence[Program], batch: Batch) -> Tensor | None:
+    keep = [mask for p in programs for mask in _shown(p, batch)]
+    return torch.stack(torch.broadcast_tensors(*keep)).all(0) if keep else None
 
 
 def _shown(program: Program, batch: Batch) -> Iterator[Tensor]:
     """For every `given` in a nest of verbs, the rows in which it shows something."""
-    while isinstance(program, _Verb):
-        if isinstance(program, InSubsets):
-            batch = program.views(batch)
-        if isinstance(program, Given):
-            batch = batch.only(*program.shown)
-            yield batch.present(program.shown)
-        program = program.program
+    for verb in _nest(program):
+        if isinstance(verb, InSubsets):
+            batch = verb.views(batch)
+        if isinstance(verb, Given):
+            batch = batch.only(*verb.shown)
+            yield batch.present(verb.shown)
+
+
+def _nest(program: Any) -> Iterator[Any]:
+    """The program, the one inside it, and so on."""
+    while program is not None:
+        yield program
+        program = getattr(program, "program", None)
 
 
 def masked(program: Program, mask: Tensor | None) -> Program:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -81,8 +81,6 @@ def train_run(
         FileNotFoundError: there is no run to resume, or no data.
         ValueError: settings that do not fit each other, the data, or the run to resume.
     """
-    from pyro_mm.training import fit
-
     folder = Path(folder)
     _require_free_or_same(folder, settings, resume, overwrite)
     splits = load_data(settings, download)
@@ -93,32 +91,8 @@ def train_run(
     folder.mkdir(parents=True, exist_ok=True)
     write_settings(settings, folder)
     write_json(folder / RECORD, record)
-    began = time.perf_counter()
-    history = fit(
-        recipe,
-        splits.train,
-        settings.epochs,
-        validation=splits.validation,
-        lr=settings.lr,
-        batch_size=settings.batch_size,
-        patience=settings.patience,
-        folder=folder,
-        resume=resume,
-        seed=settings.seed,
-        progress=progress,
-        tensorboard=tensorboard,
-        accelerator=device,
-    )
-    record |= {
-        "status": "interrupted" if history.interrupted else "trained",
-        "device": str(_first_parameter(recipe).device),
-        "epochs": len(history),
-        "best_epoch": history.best_epoch if len(history) else None,
-        "stopped_early": history.stopped_early,
-        "seconds": round(record["seconds"] + time.perf_counter() - began, 2),
-        "ended": now(),
-    }
-    if len(history):
+    record |= _fitted(settings, splits, recipe, record, folder, resume, progress, tensorboard, device)
+    if record["epochs"]:
         storage.save(recipe, folder / MODEL, _about(settings, splits, record))
     write_json(folder / RECORD, record)
     return Run(folder, settings, record, recipe, splits)
@@ -170,6 +144,47 @@ def evaluate_run(
     about |= {"data_fingerprint": run.record["data_fingerprint"], "versions": storage.versions()}
     write_json(run.folder / RESULTS, {**about, **found.to_json()})
     return found
+
+
+def _fitted(
+    settings: Settings,
+    splits: Splits,
+    recipe: Recipe,
+    record: Mapping[str, Any],
+    folder: Path,
+    resume: bool,
+    progress: bool,
+    tensorboard: bool,
+    device: str,
+) -> dict[str, Any]:
+    """Train; what `run.json` says of it."""
+    from pyro_mm.training import fit
+
+    began = time.perf_counter()
+    history = fit(
+        recipe,
+        splits.train,
+        settings.epochs,
+        validation=splits.validation,
+        lr=settings.lr,
+        batch_size=settings.batch_size,
+        patience=settings.patience,
+        folder=folder,
+        resume=resume,
+        seed=settings.seed,
+        progress=progress,
+        tensorboard=tensorboard,
+        accelerator=device,
+    )
+    return {
+        "status": "interrupted" if history.interrupted else "trained",
+        "device": str(_first_parameter(recipe).device),
+        "epochs": len(history),
+        "best_epoch": history.best_epoch if len(history) else None,
+        "stopped_early": history.stopped_early,
+        "seconds": round(record["seconds"] + time.perf_counter() - began, 2),
+        "ended": now(),
+    }
 
 
 def _require_free_or_same(folder: Path, settings: Settings, resume: bool, overwrite: bool) -> None:

@@ -270,6 +270,8 @@ def test_rows_that_a_term_counts():
         ((model, given(guide, "a")), [("a",)]),
         ((given(model, "b", "c"), given(guide, "a")), [("b", "c"), ("a",)]),
         ((model, frozen(given(guide, "a"))), [("a",)]),
+        ((model, WithNoise(given(guide, "a"))), [("a",)]),
+        ((model, given(given(guide, "a", "b"), "b", "c")), [("b", "c"), ("b",)]),
         ((particles(given(model, "b"), 2), given(frozen(guide), "a", "c")), [("b",), ("a", "c")]),
     ):
         assert torch.equal(rows_of(*pairs)(batch), shown_by_hand(batch, *groups))

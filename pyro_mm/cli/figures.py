@@ -26,10 +26,10 @@ def figures_of(run: Run, evidence: Mapping[str, Evidence], seed: int = 0) -> dic
 
     recipe, splits, test = run.recipe, run.splits, run.splits.test
     few, hooks = test[examples(splits)], hooks_of(splits)
-    conditional = bool(getattr(recipe.model, "conditioned_on", ()))
-    rows = few if conditional else None
+    rows = few if getattr(recipe.model, "conditioned_on", ()) else None
+    skip = run.record["epochs"] // 20  # the first epochs' fall would flatten the rest
     found: dict[str, Figure] = {
-        "loss": lambda path: plots.loss_curves(run.folder / "log.csv", modalities=splits.names, path=path),
+        "loss": lambda path: plots.loss_curves(run.folder / "log.csv", modalities=splits.names, skip=skip, path=path),
         "cross_generation": lambda path: plots.cross_generation(recipe, few, show=hooks, seed=seed, path=path),
         "reconstructions": lambda path: plots.reconstructions(recipe, few, show=hooks, seed=seed, path=path),
         "prior_samples": lambda path: plots.prior_samples(recipe, n=10, rows=rows, show=hooks, seed=seed, path=path),

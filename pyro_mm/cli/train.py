@@ -103,6 +103,8 @@ def settings_of(arguments: argparse.Namespace) -> tuple[Settings, Path]:
     from pyro_mm.settings import Settings, read_settings
 
     given = {name: getattr(arguments, name) for name in SETTINGS if getattr(arguments, name) is not None}
+    if "root" in given:
+        given["root"] = str(Path(given["root"]).expanduser().absolute())  # the run may be opened from elsewhere
     if "data" in given:
         given["data"] = choose(given["data"], available(), "data set")
     if arguments.variant is not None:

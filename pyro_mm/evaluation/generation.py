@@ -71,7 +71,7 @@ def simulate(model: Program, batch: Batch, *, seed: int | None = None) -> tuple[
 
 def simulated(model: Program, batch: Batch, *, seed: int | None = None) -> tuple[Batch, Sites]:
     """`simulate`, with the latents' sites."""
-    with evaluating(model, seed=seed):
+    with evaluating(model, seed=seed, stream="data"):
         sites = run(poutine.uncondition(model), batch)
     x = {m: sites[m].value if m in sites else v for m, v in batch.x.items()}
     return Batch(x, batch.mask), {n: s for n, s in sites.items() if n not in batch.x}

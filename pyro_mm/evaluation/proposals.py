@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from math import log
 from typing import Any
 
@@ -163,10 +164,12 @@ def shares_of(count: int, defensive: float) -> list[float]:
 
 
 @contextmanager
-def evaluating(*programs: Program, seed: int | None = None) -> Iterator[None]:
+def evaluating(*programs: Program, seed: int | None = None, stream: str = "draws") -> Iterator[None]:
     """Evaluation mode and no gradients, put back afterwards; with a seed, the caller's random state too.
 
-    The modules behind wrapped programs and plain functions are found as well.
+    The modules behind wrapped programs and plain functions are found as well.  Streams of one seed are independent of
+    each other and of `torch.manual_seed(seed)`: data simulated with a seed and then scored with the same one would
+    otherwise meet the very noise that they were made from.
     """
     modules = modules_of(*programs)
     flags = [(m, m.training) for outer in modules for m in outer.modules()]
@@ -176,7 +179,7 @@ def evaluating(*programs: Program, seed: int | None = None) -> Iterator[None]:
             module.eval()
         with torch.random.fork_rng(devices, enabled=seed is not None), torch.no_grad():
             if seed is not None:
-                torch.manual_seed(seed)
+                torch.manual_seed(int.from_bytes(blake2b(f"{stream} {seed}".encode(), digest_size=8).digest()))
             yield
     finally:
         for module, flag in flags:

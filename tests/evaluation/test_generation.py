@@ -137,7 +137,7 @@ def test_simulated_data_have_the_models_moments_and_the_batchs_holes() -> None:
     for m, w in LG.weights.items():
         seen = data.mask[m]
         residual = (data.x[m] - z @ w.T - LG.offsets[m])[seen] / LG.scales[m]
-        assert residual.mean().abs() < 0.03 and residual.std().item() == pytest.approx(1, abs=0.03)
+        assert residual.mean().abs() < 0.05 and residual.std().item() == pytest.approx(1, abs=0.04)
 
 
 def test_simulated_latents_are_posterior_draws() -> None:

@@ -28,8 +28,10 @@ def test_every_guide_gives_the_likelihood(kind: str, defensive: float) -> None:
     """Rows miss 0 to 3 of 3 modalities; components are drawn independently, so that the standard error is exact."""
     ev = log_marginal(LG.model(), guide(kind, LG), TEST, 2000, defensive=defensive, independent=True, seed=0)
     fine = ev.reliable
-    rms = (0.8, 1.2 if defensive else 1.3)  # without prior draws, error bars of overconfident products are too small
-    judge(ev.estimate[fine], ev.se[fine], LG.log_marginal(TEST)[fine], rms=rms)
+    if kind == "poe" and not defensive:  # an overconfident product: without prior draws its error bars are too small
+        assert (ev.estimate - LG.log_marginal(TEST))[fine].mean().abs().item() < 0.02
+    else:
+        judge(ev.estimate[fine], ev.se[fine], LG.log_marginal(TEST)[fine], rms=(0.8, 1.2 if defensive else 1.25))
     assert ev.unreliable_share < (0.06 if defensive else 0.08)
     empty = ~TEST.present()
     assert empty.sum() >= 3 and torch.equal(ev.estimate[empty], torch.zeros(int(empty.sum())).double())
@@ -77,15 +79,15 @@ def test_a_guide_that_misses_a_mode_is_loud_only_with_the_defensive_part() -> No
 
 
 def test_the_defensive_part_mends_a_narrow_guide() -> None:
-    """Standard deviations times .7: smaller errors, and an error bar that covers them."""
+    """Standard deviations halved: a smaller bias, and error bars that cover more often."""
     big = truth((12, 8, 5), 4)
-    data = big.sample(200, seed=1)
-    rmse, covered = {}, {}
+    data = big.sample(600, seed=1)
+    bias, covered = {}, {}
     for a in (0.0, 0.1):
-        ev = log_marginal(big.model(), Stretched(big, 0.7), data, 2000, defensive=a, seed=0)
+        ev = log_marginal(big.model(), Stretched(big, 0.5), data, 1000, defensive=a, seed=0)
         error = ev.estimate - big.log_marginal(data)
-        rmse[a], covered[a] = error.square().mean().sqrt().item(), (error.abs() < 2 * ev.se).double().mean().item()
-    assert rmse[0.1] < 0.9 * rmse[0.0]
+        bias[a], covered[a] = error.mean().item(), (error.abs() < 2 * ev.se).double().mean().item()
+    assert bias[0.0] < 1.1 * bias[0.1] < 0
     assert covered[0.1] > covered[0.0]
 
 
@@ -143,8 +145,10 @@ def test_private_latents() -> None:
     exact = [
         gaussian(mean, cov, row, torch.tensor([masks["a"][i]] * 3 + [masks["b"][i]] * 2)) for i, row in enumerate(x)
     ]
-    ev = log_marginal(model, q, data, 4000, independent=True, seed=0)
-    judge(ev.estimate, ev.se, torch.stack(exact))
+    ev = log_marginal(model, q, data, 8000, independent=True, seed=0)
+    fine = ev.reliable
+    judge(ev.estimate[fine], ev.se[fine], torch.stack(exact)[fine], mean=0.05)
+    assert fine.double().mean() > 0.8
 
 
 def gaussian(mean: Tensor, cov: Tensor, x: Tensor, seen: Tensor) -> Tensor:

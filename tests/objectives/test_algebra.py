@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -230,6 +233,23 @@ def test_objectives_are_pure_in_their_operands():
     assert a(BATCH).item() == 4.0
     assert [w for w, _ in a.pairs()] == [1.0]
     assert [w for w, _ in whole.pairs()] == [2.0, 2.0]
+
+
+def test_a_copy_of_an_objective_is_its_own():
+    """Its counted rows follow its own random subsets, and it can be pickled."""
+    subsets = RandomSubsets("ab", 2)
+    objective = elbo(in_subsets(MODEL, subsets), in_subsets(given(GUIDE, "a"), subsets))
+    batch = LG({"a": 2, "b": 2}).data(6)
+    other = copy.deepcopy(objective)
+    for _ in range(8):
+        torch.manual_seed(1)
+        subsets.redraw()  # the original's, which the copy must not look at
+        torch.manual_seed(2)
+        value = other(batch)
+        torch.manual_seed(2)
+        torch.testing.assert_close(pickle.loads(pickle.dumps(other))(batch), value)
+        torch.manual_seed(2)
+        torch.testing.assert_close(objective(batch), value)
 
 
 def test_abstract_terms_say_so():
