@@ -60,7 +60,9 @@ def mmvae_dreg(
 ) -> Recipe:
     """MMVAE as its experiments train it: the looser bound, DReG gradients, Laplace experts, a prior of learnt scale.
 
-    Maximises 1/M sum_m E_{q_m} log 1/k sum_k p(X, z_k) / q(z_k|X) (appendix A).
+    Maximises 1/M sum_m E_{q_m} log 1/k sum_k p(X, z_k) / q(z_k|X) (appendix A).  For k > 1 the published gradient is
+    not quite that of this bound: DReG's identity is for weights with the density that the draws come from, q_m, while
+    these have the mixture's.  `mmvae_iwae` has neither the looser bound nor this error.
     """
     prior = LearntScale(dim, dist.Laplace)
     model = Joint(decoders(modalities, dim), prior)

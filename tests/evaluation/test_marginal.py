@@ -31,7 +31,13 @@ def test_every_guide_gives_the_likelihood(kind: str, defensive: float) -> None:
     if kind == "poe" and not defensive:  # an overconfident product: without prior draws its error bars are too small
         assert (ev.estimate - LG.log_marginal(TEST))[fine].mean().abs().item() < 0.02
     else:
-        judge(ev.estimate[fine], ev.se[fine], LG.log_marginal(TEST)[fine], rms=(0.8, 1.2 if defensive else 1.25))
+        judge(
+            ev.estimate[fine],
+            ev.se[fine],
+            LG.log_marginal(TEST)[fine],
+            rms=(0.8, 1.2 if defensive else 1.25),
+            under_4=0.98 if kind == "poe" else 0.99,
+        )
     assert ev.unreliable_share < (0.06 if defensive else 0.08)
     empty = ~TEST.present()
     assert empty.sum() >= 3 and torch.equal(ev.estimate[empty], torch.zeros(int(empty.sum())).double())
@@ -148,7 +154,7 @@ def test_private_latents() -> None:
     ev = log_marginal(model, q, data, 8000, independent=True, seed=0)
     fine = ev.reliable
     judge(ev.estimate[fine], ev.se[fine], torch.stack(exact)[fine], mean=0.05)
-    assert fine.double().mean() > 0.8
+    assert fine.double().mean() > 0.6
 
 
 def gaussian(mean: Tensor, cov: Tensor, x: Tensor, seen: Tensor) -> Tensor:
