@@ -173,6 +173,27 @@ def test_a_full_disk_is_one_line_and_a_way_on(tmp_path, capsys, monkeypatch):
     assert main(["train", "--resume", "--out", str(folder), "--quiet", "--device", "cpu"]) == 0
 
 
+def test_a_full_disk_is_seen_behind_torchs_own_words(tmp_path, capsys, monkeypatch):
+    """A checkpoint on a full disk: torch speaks of positions in a file, whatever the system said."""
+    folder = tmp_path / "a"
+
+    def full(path, state):
+        raise OSError(errno.EIO, f"could not write {path}: unexpected pos 210240 vs 210132")
+
+    monkeypatch.setattr("pyro_mm.training.checkpoint.write", full)
+    assert "free some space" not in complaint(capsys, "train", "mvae", "--out", folder, *TINY)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
+    line = complaint(capsys, "train", "mvae", "--out", folder, "--overwrite", *TINY)
+    assert line.endswith("; free some space")  # nothing was saved, so there is nothing to resume
+
+
+def test_a_file_where_the_folder_should_be_is_named(tmp_path, capsys):
+    (tmp_path / "a").write_text("mine")
+    line = complaint(capsys, "train", "mvae", "--out", tmp_path / "a", *TINY)
+    assert line == f"pyro-mm: {tmp_path / 'a'}: File exists"
+
+
 def test_a_loss_that_is_not_finite_is_one_line(tmp_path, capsys, monkeypatch):
     def diverged(self, batch, number):
         raise NonFiniteLoss("the loss is nan", number, 1, "training", ["term 'elbo', modality 'image'"])
@@ -258,6 +279,17 @@ def test_a_damaged_run_is_named(run, capsys, damage, message):
     damage(run)
     for command in ("evaluate", "generate", "plot", "describe"):
         assert message in complaint(capsys, command, run)
+
+
+def test_a_damaged_checkpoint_is_named_on_resuming(run, capsys):
+    (run / "checkpoint.pt").write_bytes((run / "checkpoint.pt").read_bytes()[:1000])
+    line = complaint(capsys, "train", "--resume", "--out", run, "--quiet")
+    assert "checkpoint.pt cannot be read as a checkpoint" in line
+
+
+def test_a_damaged_log_is_named(run, capsys):
+    (run / "log.csv").write_text("")
+    assert "log.csv" in complaint(capsys, "plot", run, "--only", "loss")
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import shlex
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 __all__ = ["Outcome", "UserError", "choose", "explained"]
+
+LITTLE = 10 << 20  # bytes on a disk that is as good as full
 
 
 class UserError(ValueError):
@@ -95,12 +98,18 @@ def _words(error: Exception) -> str:
 
 def _hint(error: Exception, arguments: argparse.Namespace) -> str:
     """How to go on, where there is a way."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and (error.errno in (errno.ENOSPC, errno.EDQUOT) or _disk_full(arguments)):
         resume = _resume(arguments)
         return "; free some space" + (f", then go on with: {resume}" if resume else "")
-    if isinstance(error, FileExistsError):
+    if isinstance(error, FileExistsError) and error.errno is None:  # ours; the system's is about a file in the way
         return " (--resume, --overwrite or --out)"
     return ""
+
+
+def _disk_full(arguments: argparse.Namespace) -> bool:
+    """torch's writer reports a full disk in words of its own."""
+    folder: Path | None = getattr(arguments, "run_folder", None)
+    return folder is not None and folder.is_dir() and shutil.disk_usage(folder).free < LITTLE
 
 
 def _resume(arguments: argparse.Namespace) -> str | None:

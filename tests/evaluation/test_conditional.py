@@ -37,10 +37,10 @@ def test_every_guide_gives_the_conditional(kind: str) -> None:
 def test_both_estimators_agree_with_each_other_and_the_truth(of: tuple[str, ...], given: tuple[str, ...]) -> None:
     pair = LG.model(), guide("moe", LG)
     exact = LG.log_conditional(TEST, of, given)
-    shared = log_conditional(*pair, TEST, of, given, 2000, seed=0)
-    apart = log_conditional_difference(*pair, TEST, of, given, 2000, seed=0)
+    shared = log_conditional(*pair, TEST, of, given, 1000, independent=True, seed=0)
+    apart = log_conditional_difference(*pair, TEST, of, given, 1000, independent=True, seed=0)
     for ev in (shared, apart):
-        judge(ev.estimate, ev.se, exact, rms=(0.5, 1.2))
+        judge(ev.estimate, ev.se, exact)
     both = (shared.se**2 + apart.se**2).sqrt().clamp(min=1e-9)
     z = (shared.estimate - apart.estimate) / both
     assert (z.abs() < 3).double().mean() > 0.98
@@ -193,11 +193,12 @@ def test_refuses_sets_that_overlap_or_are_unknown_or_empty() -> None:
         plug_in(*pair, TEST, "a", (), 10)
 
 
-def test_bias_is_that_of_repeats() -> None:
-    """-(v_u - v_w) / 2, averaged over 3000 copies of one datum."""
-    data = LG.sample(1, seed=9)[torch.zeros(3000, dtype=torch.long)]
-    ev = log_conditional(LG.model(), guide("moe", LG), data, "a", "b", 60, independent=True, seed=0)
+def test_bias_and_error_are_those_of_repeats() -> None:
+    """-(v_u - v_w) / 2, and sqrt(sum (u_k - w_k)^2), averaged over 6000 copies of one datum."""
+    data = LG.sample(1, seed=9)[torch.zeros(6000, dtype=torch.long)]
+    ev = log_conditional(LG.model(), Stretched(LG, 2.5), data, "a", "b", 60, independent=True, seed=0)
     error: Tensor = ev.estimate - LG.log_conditional(data, "a", "b")
-    se = error.std().item() / 3000**0.5
-    assert error.mean().item() == pytest.approx(ev.bias.mean().item(), abs=4 * se + 0.3 * abs(ev.bias.mean().item()))
-    assert ev.se.square().mean().sqrt().item() == pytest.approx(error.std().item(), rel=0.2)
+    mean, se = error.mean().item(), error.std().item() / 6000**0.5
+    assert mean < -8 * se, "a bias that can be seen"
+    assert mean == pytest.approx(ev.bias.mean().item(), abs=4 * se)
+    assert ev.se.square().mean().sqrt().item() == pytest.approx(error.std().item(), rel=0.15)
