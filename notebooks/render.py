@@ -14,5 +14,8 @@ for source in sorted(HERE.glob("[0-9]*.py")):
     NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # the times of day of one run
+        shown = [o for o in cell.get("outputs", []) if o.get("name") != "stderr"]  # libraries' import warnings
+        if cell.cell_type == "code":
+            cell.outputs = shown
     nbformat.write(notebook, source.with_suffix(".ipynb"))
     print(source.stem)

@@ -188,9 +188,7 @@ def _rebuilt(spec: Mapping[str, Any], folder: Path) -> Recipe:
             "yourself and pass it, load(folder, recipe=...)"
         )
     try:
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # parameters that are about to be overwritten cost no draws
+        with torch.random.fork_rng(devices=[]):  # parameters that are about to be overwritten cost no draws
             return build(spec["variant"], spec["config"], spec["modalities"])
     except (KeyError, TypeError, ValueError) as error:
         raise BadFile(f"{folder / RECIPE} describes a model that cannot be built: {error}") from error

@@ -195,7 +195,9 @@ def test_an_absent_expert_is_no_expert(rule):
 
 
 @pytest.mark.parametrize("junk", [float("nan"), float("inf"), 1e300, 0.0], ids=str)
-@pytest.mark.parametrize("rule", [*RULES, partial(mixture_of_experts, family=dist.Laplace)], ids=[*(r.__name__ for r in RULES), "laplace"])
+@pytest.mark.parametrize(
+    "rule", [*RULES, partial(mixture_of_experts, family=dist.Laplace)], ids=[*(r.__name__ for r in RULES), "laplace"]
+)
 def test_absent_experts_leak_neither_values_nor_gradients(rule, junk):
     loc, scale = experts(dim=2)
     seen = MASKS.unsqueeze(-1)
