@@ -72,8 +72,9 @@ def test_a_failure_raises_with_site_shapes_and_fix() -> None:
     assert caught.value.report["bounds"].measured == "because of 'sites'"
 
 
-def test_everything_is_left_as_it_was() -> None:
-    model, guide = pair(guide=broken.Counting)
+@pytest.mark.parametrize("wrong", [broken.Counting, broken.Remembering])
+def test_everything_is_left_as_it_was(wrong: type) -> None:
+    model, guide = pair(guide=wrong)
     batch, before = data(), copy.deepcopy((model.state_dict(), guide.state_dict()))
     model.train(), guide.eval()
     state, rows = torch.get_rng_state(), copy.deepcopy(batch.x)
@@ -84,6 +85,24 @@ def test_everything_is_left_as_it_was() -> None:
     for program, old in zip((model, guide), before, strict=True):
         assert all(torch.equal(v, old[n]) for n, v in program.state_dict().items())
     assert model.training and not guide.training
+
+
+def test_refuses_what_it_cannot_check() -> None:
+    with pytest.raises(ValueError, match=r"takes masks \(N,\), not the stacked \(S, N\)"):
+        check_pair(*pair(), data().subsets([("a",), ("b",)]))
+    with pytest.raises(ValueError, match="no rows"):
+        check_pair(*pair(), data()[:0])
+    with pytest.raises(ValueError, match="at least 50 draws; got k=10"):
+        check_pair(*pair(), data(), k=10)
+    with pytest.raises(KeyError, match="no check 'site'; there are"):
+        check_pair(*pair(), data())["site"]
+
+
+def test_a_batch_of_one_row_skips_what_needs_two() -> None:
+    report = check_pair(*pair(), data(1))
+    assert [(c.name, c.measured) for c in report.checks if c.status != "pass"] == [
+        ("row independence", "all rows of the batch are equal")
+    ]
 
 
 def test_stock_svi_is_said_to_train_what_it_registers() -> None:
@@ -116,7 +135,8 @@ MISTAKES = [
     ("global parameters", Model, broken.GlobalParam, "'global_scale'"),
     ("batch unchanged", Model, broken.Popping, r"the guide changes batch.x: its modalities were \['a', 'b'\]"),
     ("batch unchanged", Model, broken.Centring, r"the guide changes batch.x\['a'\] in 24 rows"),
-    ("module state", Model, broken.Counting, r"changes '\[1\].calls'"),
+    ("module state", Model, broken.Counting, r"a run in evaluation mode changes 'Counting.calls'$"),
+    ("module state", Model, broken.Remembering, r"a run in evaluation mode changes 'Remembering.calls'$"),
     ("repeatable", Model, broken.Drifting, "two runs with one seed differ in z"),
     ("hidden randomness", Model, broken.Dropping, r"log-weights with \{a, b\} differ by .* from seed to seed"),
     ("particle plate", broken.Transposed, Guide, "three particles at once and one by one differ by"),

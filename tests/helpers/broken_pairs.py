@@ -120,6 +120,14 @@ class Counting(Guide):
         return super().posterior(batch)
 
 
+class Remembering(Counting):
+    """The buffer is replaced by a new one."""
+
+    def posterior(self, batch: Batch) -> dist.TorchDistribution:
+        self.calls = self.calls + 1
+        return Guide.posterior(self, batch)
+
+
 class Drifting(Guide):
     """An attribute remembers the last call."""
 

@@ -168,6 +168,8 @@ def check_pair(
     Raises:
         PairError: (a ValueError) listing every check that failed, what it measured, and the fix.
     """
+    if k < 50:
+        raise ValueError(f"densities and bounds are compared over at least 50 draws; got k={k}")
     store = pyro.get_param_store()
     before = purity.State(model, guide)
     results: list[Check] = []

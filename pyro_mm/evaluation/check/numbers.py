@@ -22,7 +22,7 @@ from pyro_mm.weights import log_weights, per_datum, replay, run
 
 __all__ = ["bounds", "generation", "scales", "support"]
 
-SIMULATED = 240
+SIMULATED, NUMBERS = 240, 16_000_000
 
 
 def scales(pair: Pair) -> str:
@@ -73,8 +73,9 @@ def bounds(pair: Pair) -> str:
     """More draws tighten the bound, and the ends of the sandwich do not cross, within 4 standard errors."""
     if reason := getattr(pair.model, "no_likelihood", None):
         raise Skip(f"the model has no likelihood: {reason}")
-    many = pair.holed[torch.arange(SIMULATED, device=pair.holed.device) % len(pair.holed)]
-    sizes = sorted({1, 10, min(pair.k, 100)})
+    sizes = (1, 10, min(pair.k, 100))
+    rows = min(SIMULATED, max(len(pair.holed), NUMBERS // (sum(sizes) * max(pair.width, 1))))
+    many = pair.holed[torch.arange(rows, device=pair.holed.device) % len(pair.holed)]
     with evaluating(pair.model, pair.guide, seed=pair.seed), independent_components():
         log_w = log_weights(pair.model, pair.guide, copy_of(many), sum(sizes)).double()
         certificates = {k: ends(pair.model, pair.guide, copy_of(many), k, defensive=0.0) for k in (1, sizes[-1])}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -69,6 +70,11 @@ class Pair:
         order = count.argsort(descending=True, stable=True)
         few = batch[order[torch.arange(ROWS, device=order.device) % min(len(order), ROWS)]]
         return Pair(model, guide, few, Batch(few.x, holes(few)), k, seed)
+
+    @property
+    def width(self) -> int:
+        """Numbers per row in the widest modality."""
+        return max(prod(v.shape[1:]) for v in self.batch.x.values())
 
     @property
     def distinct_rows(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pyro
@@ -57,34 +58,40 @@ class State:
     def __init__(self, *programs: Any) -> None:
         self.modules: list[nn.Module] = modules_of(*programs)
         self.flags = [(m, m.training) for outer in self.modules for m in outer.modules()]
-        self.tensors = {n: (t, t.detach().clone()) for n, t in self._named().items()}
+        self.tensors = {
+            label: (table, name, value, value.detach().clone())
+            for label, table, name, value in self._tensors()
+            if value is not None
+        }
 
-    def _named(self) -> dict[str, Tensor]:
-        out: dict[str, Tensor] = {}
-        for i, outer in enumerate(self.modules):
-            for name, t in (*outer.named_parameters(f"{type(outer).__name__}[{i}]"), *outer.named_buffers(f"[{i}]")):
-                out[name] = t
-        return out
+    def _tensors(self) -> Iterator[tuple[str, dict[str, Any], str, Any]]:
+        """Every parameter and buffer: a label, the module's table it is in, its name there, and itself."""
+        for outer in self.modules:
+            for path, module in outer.named_modules():
+                for table in (module._parameters, module._buffers):
+                    for name, value in table.items():
+                        yield ".".join(filter(None, (type(outer).__name__, path, name))), table, name, value
 
     def changes(self) -> list[str]:
         """What differs now."""
         flags = [type(m).__name__ for m, flag in self.flags if m.training != flag]
         out = [f"the training flag of {', '.join(flags)}"] if flags else []
-        now = self._named()
-        out += [f"'{n}' is new" for n in now if n not in self.tensors]
-        for name, (_, old) in self.tensors.items():
-            if name not in now or now[name].shape != old.shape or not torch.equal(now[name], old):
-                out.append(f"'{name}'")
+        now = {label: value for label, _, _, value in self._tensors() if value is not None}
+        out += [f"'{label}', which is new" for label in now if label not in self.tensors]
+        for label, (_, _, _, old) in self.tensors.items():
+            if label not in now or now[label].shape != old.shape or not torch.equal(now[label], old):
+                out.append(f"'{label}'")
         return out
 
     def restore(self) -> None:
-        """Put flags and contents back."""
+        """Put flags, tensors and their contents back."""
         for module, flag in self.flags:
             module.training = flag
         with torch.no_grad():
-            for t, old in self.tensors.values():
-                if t.shape == old.shape and not torch.equal(t, old):
-                    t.copy_(old)
+            for table, name, value, old in self.tensors.values():
+                table[name] = value
+                if value.shape == old.shape and not torch.equal(value, old):
+                    value.copy_(old)
 
 
 def module_state(pair: Pair) -> str:
