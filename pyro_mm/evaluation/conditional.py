@@ -58,15 +58,7 @@ def log_conditional(
     with evaluating(model, guide, seed=seed):
         for full, part in zip(plan.blocks(both), plan.blocks(known), strict=True):
             proposal = Proposal(model, [(guide, full), (guide, part)], [half, half, defensive], independent)
-            sums = RatioSums(k)
-            hidden: tuple[str, ...] = ()
-            for which in plan.slices(proposal.assign(k)):
-                draws = proposal.draw(full, which)
-                log_w = draws.log_weight([m for m in b if m in draws.log_likelihood])
-                log_u = log_w + sum(draws.log_likelihood[m] for m in a)
-                sums.add(log_u, log_w)
-                hidden = draws.prior_sites
-            parts.append(_ratio_evidence(sums, a, b, k, name, hidden))
+            parts.append(_ratio_evidence(*_ratio(proposal, full, a, b, plan, k), a, b, k, name))
     return Evidence.join(parts)
 
 
@@ -151,8 +143,22 @@ def _plugged(model: Program, guide: Program, full: Batch, part: Batch, a: tuple[
     return torch.stack([row_wise(sites[m]) for m in a]).sum(0)
 
 
+def _ratio(
+    proposal: Proposal, full: Batch, a: tuple[str, ...], b: tuple[str, ...], plan: Plan, k: int
+) -> tuple[RatioSums, tuple[str, ...]]:
+    """Sums of u and w over K draws of the shared proposal, and the latents that the guide lacks."""
+    sums = RatioSums(k)
+    hidden: tuple[str, ...] = ()
+    for which in plan.slices(proposal.assign(k)):
+        draws = proposal.draw(full, which)
+        log_w = draws.log_weight([m for m in b if m in draws.log_likelihood])
+        sums.add(log_w + sum(draws.log_likelihood[m] for m in a), log_w)
+        hidden = draws.prior_sites
+    return sums, hidden
+
+
 def _ratio_evidence(
-    sums: RatioSums, a: tuple[str, ...], b: tuple[str, ...], k: int, name: str, hidden: tuple[str, ...]
+    sums: RatioSums, hidden: tuple[str, ...], a: tuple[str, ...], b: tuple[str, ...], k: int, name: str
 ) -> Evidence:
     u, w = sums.numerator, sums.denominator
     return Evidence(
