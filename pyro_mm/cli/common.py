@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 __all__ = ["add_device", "add_run", "device_of", "drawn", "opened", "progress_line", "set_threads"]
 
 
-def set_threads(arguments: argparse.Namespace) -> None:
-    """Before the first computation."""
-    if arguments.threads is not None:
+def set_threads(arguments: argparse.Namespace, default: int | None = None) -> None:
+    """As many threads as asked for, else `default`, else torch's own choice."""
+    if (threads := arguments.threads or default) is not None:
         import torch
 
-        torch.set_num_threads(arguments.threads)
+        torch.set_num_threads(threads)
 
 
 def opened(arguments: argparse.Namespace) -> Run:

@@ -63,7 +63,7 @@ def command(
     parser.set_defaults(run=run)
     fill(parser)
     shared = parser.add_argument_group("other options")
-    shared.add_argument("--threads", type=count, metavar="N", help="CPU threads that torch uses (default: torch's own)")
+    shared.add_argument("--threads", type=count, metavar="N", help="CPU threads of torch; 1 is best for small networks")
     shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 

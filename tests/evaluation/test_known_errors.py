@@ -14,34 +14,18 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer.importance import vectorized_importance_weights
-from torch import Tensor
 
 from pyro_mm.batch import Batch
 from pyro_mm.distributions import Mixture
 from pyro_mm.evaluation import log_conditional, log_conditional_difference, log_marginal, plug_in
 from pyro_mm.handlers import given, particles
 from pyro_mm.objectives import elbo, looser
-from pyro_mm.weights import log_weights, replay, run, run_pair, total_log_weight
-from tests.helpers.estimates import Prior, Stretched, guide, hidden, judge, truth
+from pyro_mm.weights import log_weights, replay, run
+from tests.helpers.estimates import Prior, Stretched, guide, hidden, judge, lme, scored_by, truth
 
 LG = truth()
 TEST = LG.sample(200, seed=1)
 EXACT = LG.log_marginal(TEST)
-
-
-def lme(log_w: Tensor) -> Tensor:
-    """log of the mean weight over particles."""
-    return torch.logsumexp(log_w, 0) - log(len(log_w))
-
-
-def scored_by(q: object, values: Tensor, data: Batch) -> Tensor:
-    """log p(x, z) - log q(z) at given draws `(K, N, D)`, whoever drew them."""
-    z = {"z": values.unsqueeze(1)}
-    k = len(values)
-    with torch.no_grad():
-        pair = run_pair(particles(LG.model(), 1), particles(q, 1), data)  # type: ignore[arg-type]
-        pair.model, pair.guide = replay(particles(LG.model(), k), data, z), replay(particles(q, k), data, z)  # type: ignore[arg-type]
-        return total_log_weight(pair)
 
 
 def right(q: object, data: Batch = TEST, k: int = 2000, **options: object) -> None:
@@ -60,7 +44,7 @@ def test_e1_all_particles_from_one_expert(kind: str, off: float) -> None:
     parts, index = mixture.components(), torch.randint(2, ())
     with torch.no_grad():
         draws = parts.sample((500,))[:, :, index]
-    wrong = (lme(scored_by(q, draws, TEST)) - EXACT).mean().item()
+    wrong = (lme(scored_by(LG, q, draws, TEST)) - EXACT).mean().item()
     assert abs(wrong) > off
     right(q)
 
@@ -267,7 +251,7 @@ def test_e14_data_are_never_summed_before_the_logarithm() -> None:
     assert EXACT.sum().item() - wrong.item() > 5 > abs(ev.estimate.sum().item() - EXACT.sum().item())
     order = torch.randperm(200)
     z = torch.randn(3, 200, 2, dtype=torch.float64)
-    assert torch.equal(scored_by(q, z, TEST)[:, order], scored_by(q, z[:, order], TEST[order]))
+    assert torch.equal(scored_by(LG, q, z, TEST)[:, order], scored_by(LG, q, z[:, order], TEST[order]))
 
 
 @pytest.mark.parametrize("kind", ["moe", "mopoe"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from math import log
 
 import pyro
 import pyro.distributions as dist
@@ -20,6 +21,8 @@ from pyro_mm.guides import (
     product_of_experts,
     product_of_posteriors,
 )
+from pyro_mm.handlers import Program, particles
+from pyro_mm.weights import Run, replay, total_log_weight
 
 GUIDES = ("mean-field", "surrogate", "poe", "posteriors", "moe", "mopoe")
 SCALES = {"a": 0.5, "b": 0.7, "c": 0.6}
@@ -104,6 +107,19 @@ def hidden(batch: Batch, share: float = 0.35, seed: int = 2) -> Batch:
     """Every modality missing at random in this share of the rows: 0 to all of them in a row."""
     noise = torch.Generator().manual_seed(seed)
     return Batch(batch.x, {m: torch.rand(len(batch), generator=noise) >= share for m in batch.mask})
+
+
+def lme(log_w: Tensor) -> Tensor:
+    """log of the mean weight over particles."""
+    return torch.logsumexp(log_w, 0) - log(len(log_w))
+
+
+def scored_by(oracle: LinearGaussian, q: Program, values: Tensor, data: Batch) -> Tensor:
+    """log p(x, z) - log q(z) at given draws `(K, N, D)`, whoever drew them."""
+    z, k = {"z": values.unsqueeze(1)}, len(values)
+    with torch.no_grad():
+        pair = Run(replay(particles(oracle.model(), k), data, z), replay(particles(q, k), data, z))
+        return total_log_weight(pair)
 
 
 def judge(
