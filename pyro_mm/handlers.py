@@ -133,6 +133,11 @@ class RandomSubsets(Subsets):
             drawn.append(tuple(self.pool[i] for i in sorted(chosen)))
         self.groups = (*self.always, *drawn)
 
+    def extra_repr(self) -> str:
+        """The law, not the draw: what a formula shows, and what tells one run from another."""
+        fixed = "".join("{" + ", ".join(g) + "}, " for g in self.always)
+        return f"{fixed}{self.k} drawn from {{{', '.join(self.pool)}}}"
+
 
 class InSubsets(_Verb):
     """See `in_subsets`."""

@@ -89,7 +89,8 @@ class Proposal:
         """Draw one particle per entry of `which` and score it; `batch` says what the model observes."""
         k = len(which)
         guides = [(particles(g, k), view) for g, view in self.views]
-        with independent_components() if self.independent else nullcontext():
+        drawing = independent_components if self.independent else nullcontext  # a prior may be a mixture too
+        with drawing():
             drawn = [run(g, view) for g, view in guides]
         which = which.to(batch.device).unsqueeze(1)
 
@@ -105,7 +106,8 @@ class Proposal:
                 value = torch.where(index == j, sites[msg["name"]].value, value)
             return value
 
-        model = run(particles(self.model, k), batch, choose)
+        with drawing():
+            model = run(particles(self.model, k), batch, choose)
         values = {n: model[n].value for n in drawn[0] if n in model}
         for sites in drawn:
             check_sites(model, sites)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pyro_mm.batch import Batch
+from pyro_mm.distributions import Mixture
 from pyro_mm.evaluation import encode, log_marginal, simulate
 from pyro_mm.evaluation.proposals import Proposal, evaluating, shares_of
 from pyro_mm.handlers import given, in_subsets
@@ -58,6 +59,27 @@ def test_draws_are_scored_by_the_mixture_density(independent: bool) -> None:
             parts.append(replay(LG.model(), batch, z)["z"].log_prob())
             expected = torch.logsumexp(torch.stack(parts) + torch.tensor(proposal._exact).log().unsqueeze(-1), 0)
             torch.testing.assert_close(draws.log_q[i], expected)
+
+
+class MixturePrior(nn.Module):
+    """z from one of two far components, nothing observed."""
+
+    def forward(self, batch: Batch) -> None:
+        with pyro.plate("data", len(batch), dim=-1):
+            loc = torch.tensor([[-50.0], [50.0]], dtype=torch.float64)
+            pyro.sample("z", Mixture(loc, torch.ones_like(loc), torch.ones(2)))
+
+
+@pytest.mark.parametrize("independent", [False, True])
+def test_components_are_independent_only_when_asked_for(independent: bool) -> None:
+    """Of guide and prior alike: of 100 particles, systematically 50 in either component; independently sd 5."""
+    batch = LG.sample(400)
+    proposal = Proposal(MixturePrior(), [(MixturePrior(), batch)], [0.5, 0.5], independent)
+    with evaluating(seed=0):
+        z = proposal.draw(batch, proposal.assign(100)).values["z"]
+    right = (z > 0).sum((0, 1, -1)).double()
+    assert right.mean().item() == pytest.approx(50, abs=1)
+    assert right.std().item() == pytest.approx(5, abs=0.7) if independent else right.std().item() < 2.5
 
 
 @pytest.mark.parametrize("independent", [False, True])

@@ -205,12 +205,15 @@ def test_objectives_print_as_the_papers_formula(objective, text, latex):
     assert objective._repr_latex_() == f"${latex}$"
 
 
-def test_random_subsets_print_those_of_the_last_call():
-    subsets = RandomSubsets("ab", 1, ["a"])
+def test_random_subsets_print_their_law_not_their_draw():
+    """A run is told from another by its formula: it may not change from call to call."""
+    subsets = RandomSubsets("abc", 2, ["a"])
     objective = elbo(in_subsets(MODEL, subsets), in_subsets(GUIDE, subsets))
-    objective(LG({"a": 2, "b": 2}).data(2))
-    assert subsets.extra_repr() in repr(objective)
-    assert repr(objective).startswith("maximise  sum_S ELBO(x_S; q(z | x_S)), S in {a}, {")
+    before = repr(objective)
+    assert before == "maximise  sum_S ELBO(x_S; q(z | x_S)), S in {a}, 2 drawn from {a, b, c}"
+    for _ in range(20):
+        subsets.redraw()
+        assert repr(objective) == before
 
 
 def test_words_in_latex():
