@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pyro_mm.batch import Batch
@@ -23,7 +25,7 @@ from pyro_mm.evaluation.generation import Posterior
 from pyro_mm.evaluation.psis import threshold
 from pyro_mm.files import BadFile
 
-__all__ = ["load", "save", "to_arviz"]
+__all__ = ["elpd", "load", "save", "to_arviz"]
 
 Arrays = dict[str, np.ndarray]
 Dims = dict[str, list[str]]
@@ -81,6 +83,41 @@ def to_arviz(
     return data
 
 
+def elpd(evidence: Evidence) -> Any:
+    """Held-out log-likelihoods as the ELPDData that `az.compare` and `az.plot_compare` take.
+
+    With N rows, elpd = sum_n l_n and se = sqrt(N) sd_n(l_n), so that `az.compare({"a": elpd(a), "b": elpd(b)})` has N
+    times the differences and standard errors of `compare` (its `dse` divides by N where ours divides by N - 1).
+    ArviZ files it under "loo", the one kind of held-out result it knows; nothing was left out and refitted, and `p`,
+    the effective number of parameters, is not defined (NaN).  Rows with k-hat above its threshold count as warnings.
+    `az.compare` finds model weights by exponentiating l_n, which is 0 below about -745 nats: pass
+    `method="pseudo-bma"` there.
+
+    Raises:
+        ValueError: naming the quantity, when an estimate is not finite (ArviZ would drop such rows silently).
+    """
+    from xarray import DataArray
+
+    if bad := int((~torch.isfinite(evidence.estimate)).sum()):
+        raise ValueError(f"{evidence.quantity} is not finite in {bad} of {len(evidence)} rows")
+    rows = {"datum": np.arange(len(evidence))}
+    pointwise, khat = (DataArray(_array(v), coords=rows, dims=["datum"]) for v in (evidence.estimate, evidence.khat))
+    n = len(evidence)
+    values: dict[str, Any] = {
+        "elpd_loo": n * evidence.mean,
+        "se": n * evidence.mean_se,
+        "p_loo": np.nan,
+        "n_samples": evidence.k,
+        "n_data_points": n,
+        "warning": not bool(evidence.reliable.all()),
+        "loo_i": pointwise,
+        "pareto_k": khat,
+        "scale": "log",
+        "good_k": threshold(evidence.k),
+    }
+    return _elpd_data(values)
+
+
 def save(data: Any, path: str | os.PathLike[str]) -> Path:
     """Write what `to_arviz` made to a netCDF file, which ArviZ, xarray and R read; returns its path.
 
@@ -120,6 +157,18 @@ def load(path: str | os.PathLike[str]) -> Any:
             return az.InferenceData.from_netcdf(str(path), engine=engine)
     except (OSError, ValueError, KeyError) as error:
         raise BadFile(f"{path} is no netCDF file, or is damaged: {error}") from error
+
+
+def _elpd_data(values: Mapping[str, Any]) -> Any:
+    """The class that this version of ArviZ has for them, which its 0.x names for the method."""
+    import arviz as az
+
+    if _major() < 1:
+        return az.ELPDData(data=list(values.values()), index=list(values))
+    renamed = {"elpd_loo": "elpd", "p_loo": "p", "loo_i": "elpd_i"}
+    made = {renamed.get(name, name): value for name, value in values.items()}
+    found: Any = import_module("arviz_stats.utils")  # a package of ArviZ 1.x alone
+    return found.ELPDDataLOO(**made) if hasattr(found, "ELPDDataLOO") else found.ELPDData(kind="loo", **made)
 
 
 def _container(groups: Mapping[str, Group], coords: Mapping[str, Any]) -> Any:

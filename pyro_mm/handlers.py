@@ -18,13 +18,21 @@ from torch import Tensor, nn
 
 from pyro_mm.batch import Batch
 
-__all__ = ["Program", "RandomSubsets", "Subsets", "frozen", "given", "in_subsets", "particles"]
+__all__ = [
+    "Program",
+    "RandomSubsets",
+    "Subsets",
+    "frozen",
+    "given",
+    "in_subsets",
+    "particles",
+]
 
 Program = Callable[[Batch], Any]
 PARTICLE_DIM, SUBSET_DIM, DATA_DIM = -3, -2, -1
 
 
-class _Verb(nn.Module):
+class Verb(nn.Module):
     """A program made from another one."""
 
     def __init__(self, program: Program) -> None:
@@ -40,7 +48,7 @@ class _Verb(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no program")
 
 
-class Given(_Verb):
+class Given(Verb):
     """See `given`."""
 
     def __init__(self, program: Program, shown: tuple[str, ...]) -> None:
@@ -67,7 +75,7 @@ def given(program: Program, *names: str) -> Given:
     return Given(program, names)
 
 
-class Particles(_Verb):
+class Particles(Verb):
     """See `particles`."""
 
     def __init__(self, program: Program, k: int) -> None:
@@ -139,7 +147,7 @@ class RandomSubsets(Subsets):
         return f"{fixed}{self.k} drawn from {{{', '.join(self.pool)}}}"
 
 
-class InSubsets(_Verb):
+class InSubsets(Verb):
     """See `in_subsets`."""
 
     def __init__(self, program: Program, subsets: Subsets) -> None:
@@ -163,7 +171,7 @@ def in_subsets(program: Program, subsets: Subsets | Sequence[Sequence[str]]) -> 
     return InSubsets(program, subsets if isinstance(subsets, Subsets) else Subsets(subsets))
 
 
-class Frozen(_Verb):
+class Frozen(Verb):
     """See `frozen`."""
 
     def forward(self, batch: Batch) -> Any:

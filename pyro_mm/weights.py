@@ -7,11 +7,13 @@ global parameters.  Everything above (objectives, likelihoods) is arithmetic on 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from pyro.distributions.util import scale_and_mask
+from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -19,7 +21,7 @@ from torch import Tensor
 from pyro_mm.batch import Batch
 from pyro_mm.handlers import DATA_DIM, PARTICLE_DIM, SUBSET_DIM, Program, particles
 
-__all__ = ["Run", "Site", "log_weights", "per_datum", "replay", "run", "run_pair"]
+__all__ = ["Run", "Site", "depth_of", "log_weights", "per_datum", "replay", "run", "run_pair"]
 
 
 @dataclass
@@ -33,6 +35,8 @@ class Site:
     mask: Any
     observed: bool
     frames: tuple[Any, ...]
+    enumerated: bool = False
+    """A latent marked `infer={"enumerate": "parallel"}`."""
 
     def log_prob(self, scaled: bool = True) -> Tensor:
         """Masked log-density over the batch shape; `scaled=False` drops every training weight."""
@@ -93,6 +97,7 @@ class _Record(Messenger):
             msg["mask"],
             msg["is_observed"],
             msg["cond_indep_stack"],
+            not msg["is_observed"] and msg["infer"].get("enumerate") == "parallel",
         )
 
 
@@ -111,11 +116,22 @@ def run(program: Program, batch: Batch, choose: ModifyValue | None = None) -> Si
     return record.sites
 
 
-def replay(program: Program, batch: Batch, values: Mapping[str, Tensor]) -> Sites:
-    """The sites of an execution at given latent values."""
-    with _Record(values) as record:
+def replay(program: Program, batch: Batch, values: Mapping[str, Tensor], depth: int | None = None) -> Sites:
+    """The sites of an execution at given latent values.
+
+    With `depth`, the number of plate dimensions (`depth_of`), marked discrete latents that have no value here are
+    enumerated: their values, and log-densities that depend on them, have one more dimension each, left of the plates.
+    """
+    enumerating = nullcontext() if depth is None else EnumMessenger(first_available_dim=-1 - depth)
+    # Entered last, the record acts first: a latent that has a value is not enumerated.
+    with enumerating, _Record(values) as record:
         program(batch)
     return record.sites
+
+
+def depth_of(sites: Sites) -> int:
+    """How many dimensions are taken by plates, at least those of particles, subsets and data."""
+    return max([-PARTICLE_DIM, *(-f.dim for s in sites.values() for f in s.frames if f.vectorized)])
 
 
 def run_pair(model: Program, guide: Program, batch: Batch) -> Run:
@@ -151,13 +167,15 @@ def check_sites(model: Sites, guide: Sites) -> None:
             )
 
 
-def per_datum(site: Site, scaled: bool = False) -> Tensor:
+def per_datum(site: Site, scaled: bool = False, depth: int | None = None) -> Tensor:
     """The site's log-density `(K, S, N)`, each of the three 1 where the site lacks that plate.
 
-    Plates nested inside the datum are summed; particle, subset and data dimensions are kept.
+    Plates nested inside the datum are summed; particle, subset and data dimensions are kept, and so are those of
+    enumerated latents, `(..., K, S, N)`, which are what is left of `depth` plates.
 
     Raises:
-        ValueError: the site stands outside the data plate, so that it has no value per datum.
+        ValueError: the site stands outside the data plate, so that it has no value per datum; or it stands in a plate
+            nested inside the datum and depends on an enumerated latent.
     """
     logp = site.log_prob(scaled)
     dims = {f.dim: f.name for f in site.frames if f.vectorized}
@@ -167,9 +185,15 @@ def per_datum(site: Site, scaled: bool = False) -> Tensor:
             "it has no log-density per datum"
         )
     logp = logp.expand(torch.broadcast_shapes(logp.shape, (1, 1, 1)))
-    nested = [d for d in range(-logp.dim(), 0) if logp.shape[d] > 1 and KEPT.get(d) != dims.get(d)]
+    lead = logp.shape[: max(logp.dim() - depth, 0)] if depth is not None else ()
+    nested = [d for d in range(len(lead) - logp.dim(), 0) if logp.shape[d] > 1 and KEPT.get(d) != dims.get(d)]
+    if nested and any(size > 1 for size in lead):
+        raise ValueError(
+            f"site '{site.name}' stands in a plate nested inside the datum and depends on an enumerated latent: the "
+            "sum over its values and the product over the plate do not commute; leave out infer={'enumerate': ...}"
+        )
     logp = logp.sum(nested, keepdim=True) if nested else logp
-    return logp.reshape(logp.shape[-3:])
+    return logp.reshape(*lead, *logp.shape[-3:])
 
 
 def log_weights(model: Program, guide: Program, batch: Batch, k: int, *, scaled: bool = False) -> Tensor:

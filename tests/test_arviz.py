@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,7 @@ from pyro_mm import arviz as bridge
 from pyro_mm.batch import Batch
 from pyro_mm.data import LinearGaussian
 from pyro_mm.evaluation import Evidence, Posterior, encode, generate, log_marginal
+from pyro_mm.evaluation.compare import compare
 from pyro_mm.evaluation.psis import threshold
 from pyro_mm.files import BadFile
 
@@ -123,6 +125,69 @@ def test_arviz_reads_it(found: Found) -> None:
     data = bridge.to_arviz(*found)
     summary = az.summary(data["posterior"] if not hasattr(data, "posterior") else data, var_names=["z"], kind="stats")
     assert len(summary) == 2 * N
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, Evidence]:
+    """Three models of 150 rows that the second of them made; only the last has unreliable rows."""
+    data = LinearGaussian.random({"a": 4, "b": 3}, 2).sample(150, seed=3)
+    found = {}
+    for name, scale in {"wide": 0.8, "true": 0.6, "narrow": 0.5}.items():
+        oracle = LinearGaussian.random({"a": 4, "b": 3}, 2, scales=scale)
+        found[name] = log_marginal(oracle.model(), oracle.exact_guide(), data, 200, seed=0)
+    khat = found["narrow"].khat.clone()
+    khat[:5], khat[5:10] = 0.8, 1.5
+    return found | {"narrow": replace(found["narrow"], khat=khat)}
+
+
+def test_arviz_compares_as_we_do(models: dict[str, Evidence]) -> None:
+    """N times our differences and errors; its variances divide by N, ours by N - 1."""
+    import arviz as az
+
+    ours, n = compare(models), 150
+    exact = {} if bridge._major() < 1 else {"round_to": "none"}
+    table = az.compare({name: bridge.elpd(e) for name, e in models.items()}, **exact)
+    assert list(table.index) == list(ours.names) and ours.best == "true"
+    elpd = table["elpd_loo" if "elpd_loo" in table else "elpd"]
+    for name, evidence in models.items():
+        assert elpd[name] == pytest.approx(evidence.estimate.sum().item(), abs=1e-8)
+        assert table["se"][name] == pytest.approx(n * evidence.mean_se, rel=1e-9)
+    for name, d in ours.differences.items():
+        assert abs(table["elpd_diff"][name]) == pytest.approx(-n * d.mean, rel=1e-9)
+        assert table["dse"][name] == pytest.approx(n * d.se * ((n - 1) / n) ** 0.5, rel=1e-9)
+    assert table["weight"].sum() == pytest.approx(1)
+
+
+def test_arviz_plots_the_comparison(models: dict[str, Evidence]) -> None:
+    import arviz as az
+    import matplotlib.pyplot as plt
+
+    found = {name: bridge.elpd(e) for name, e in models.items()}
+    az.plot_compare(az.compare(found))
+    az.plot_khat(found["narrow"])
+    plt.close("all")
+
+
+def test_elpd_says_what_it_is(models: dict[str, Evidence]) -> None:
+    evidence, found = models["narrow"], bridge.elpd(models["narrow"])
+    old = bridge._major() < 1
+    pointwise = found["loo_i" if old else "elpd_i"]
+    assert pointwise.dims == ("datum",) and np.array_equal(pointwise.values, evidence.estimate.numpy())
+    assert np.array_equal(found["pareto_k"].values, evidence.khat.numpy())
+    assert (found["n_data_points"], found["n_samples"], found["scale"]) == (150, 200, "log")
+    assert found["good_k"] == pytest.approx(threshold(200)) and np.isnan(found["p_loo" if old else "p"])
+    assert found["warning"] and not bridge.elpd(models["true"])["warning"]
+    lines = [line.split() for line in str(found).splitlines() if line.rstrip().endswith("%")]
+    assert [int(line[-2]) for line in lines] == [140, 5, 5]
+    flat = bridge.elpd(replace(evidence, khat=torch.full((150,), -torch.inf)))
+    assert not flat["warning"] and " 150  100.0%" in str(flat)
+
+
+def test_elpd_refuses_what_arviz_would_drop(models: dict[str, Evidence]) -> None:
+    estimate = models["true"].estimate.clone()
+    estimate[7], estimate[9] = -torch.inf, torch.nan
+    with pytest.raises(ValueError, match=r"log p\(a, b\) is not finite in 2 of 150 rows"):
+        bridge.elpd(replace(models["true"], estimate=estimate))
 
 
 def test_what_does_not_fit_is_named(found: Found) -> None:

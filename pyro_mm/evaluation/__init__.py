@@ -1,26 +1,52 @@
-"""Likelihoods with error bars, certificates, generation and contract checks for any model/guide pair."""
+"""Likelihoods with error bars, certificates, calibration, diagnoses and generation for any model/guide pair."""
 
+from pyro_mm.evaluation.bits import Bits, bits_per_dim, dequantised
+from pyro_mm.evaluation.calibration import Calibration, Divergence, sbc, symmetric_divergence
 from pyro_mm.evaluation.check import CheckReport, PairError, check_pair
+from pyro_mm.evaluation.compare import Comparison, compare
 from pyro_mm.evaluation.conditional import log_conditional, log_conditional_difference, plug_in
+from pyro_mm.evaluation.curves import KCurve, k_curve
 from pyro_mm.evaluation.evidence import Evidence, NoLikelihood
 from pyro_mm.evaluation.generation import Posterior, encode, generate, simulate
 from pyro_mm.evaluation.marginal import log_marginal
+from pyro_mm.evaluation.psis import psis, psis_estimate
+from pyro_mm.evaluation.refine import Cascade, GradientSteps, HMCFit, Laplace
+from pyro_mm.evaluation.report import Report, report
 from pyro_mm.evaluation.sandwich import Certificate, sandwich
 
 __all__ = [
+    "Bits",
+    "Calibration",
+    "Cascade",
     "Certificate",
     "CheckReport",
+    "Comparison",
+    "Divergence",
     "Evidence",
+    "GradientSteps",
+    "HMCFit",
+    "KCurve",
+    "Laplace",
     "NoLikelihood",
     "PairError",
     "Posterior",
+    "Report",
+    "bits_per_dim",
     "check_pair",
+    "compare",
+    "dequantised",
     "encode",
     "generate",
+    "k_curve",
     "log_conditional",
     "log_conditional_difference",
     "log_marginal",
     "plug_in",
+    "psis",
+    "psis_estimate",
+    "report",
     "sandwich",
+    "sbc",
     "simulate",
+    "symmetric_divergence",
 ]

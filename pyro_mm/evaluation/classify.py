@@ -96,9 +96,9 @@ def _classified(
                     draws = proposal.draw(block, which)
                 _require_sites(model, names, draws)
                 log_p = seen.log_probs()
-                if weighted:
-                    log_p = log_p + draws.log_weight([m for m in names if m in draws.log_likelihood])
-                part = torch.logsumexp(log_p, 1)
+                if weighted:  # where latents are enumerated, p(y | z, c) and the weight both depend on c
+                    log_p = log_p + draws.log_terms([m for m in names if m in draws.log_likelihood])
+                part = torch.logsumexp(log_p, tuple(range(1, log_p.dim() - 1)))
                 total = part if total is None else torch.logaddexp(total, part)
             assert total is not None
             rows.append(total.T.softmax(-1))

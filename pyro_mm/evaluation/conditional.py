@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from math import sqrt
 
 import torch
 
 from pyro_mm.batch import Batch
-from pyro_mm.evaluation.chunks import Plan
+from pyro_mm.evaluation.chunks import MEMORY, Plan
+from pyro_mm.evaluation.components import row_wise
+from pyro_mm.evaluation.effort import Effort
+from pyro_mm.evaluation.estimation import estimated
 from pyro_mm.evaluation.evidence import Evidence, NoLikelihood
-from pyro_mm.evaluation.marginal import evidence_of, log_marginal, require_likelihood
-from pyro_mm.evaluation.proposals import Proposal, evaluating, row_wise
+from pyro_mm.evaluation.marginal import Marginal, evidence_of, quantity_of, require_likelihood
+from pyro_mm.evaluation.proposals import Proposal, evaluating
+from pyro_mm.evaluation.refine import Refiner
 from pyro_mm.evaluation.streaming import RatioSums, WeightSums
 from pyro_mm.handlers import Impute, Program, particles
 from pyro_mm.weights import Sites, check_sites, run
@@ -27,11 +32,14 @@ def log_conditional(
     batch: Batch,
     of: Names,
     given: Names,
-    k: int = 1000,
+    k: int | None = None,
     *,
+    target_se: float | None = None,
+    refine: Refiner | bool | None = None,
     defensive: float = 0.1,
     independent: bool = False,
     chunk: int | None = None,
+    memory: int = MEMORY,
     seed: int | None = None,
 ) -> Evidence:
     """log p(x_A | x_B) per datum, A = `of`, B = `given`, both parts on the same draws.
@@ -41,25 +49,21 @@ def log_conditional(
     masked by a modality's presence (private latents), the two parts have different latents and the difference of
     marginals is returned instead; `proposal` says so.
 
+    Args:
+        k, target_se, refine, defensive, independent, chunk, memory, seed: as in `log_marginal`; both guides of the
+            mixture are refined, for p(z | x_A, x_B) and for p(z | x_B).
+
     Raises:
         NoLikelihood: the model defines no such density.
-        ValueError: A and B overlap, or name unknown modalities.
+        ValueError: A and B overlap, or name unknown modalities; and as in `log_marginal`.
     """
     a, b = _names(of, given, batch)
     require_likelihood(model, b, of=a)
-    both, known = batch.only(*a, *b), batch.only(*b)
+    both = batch.only(*a, *b)
+    effort = Effort(k, target_se, refine, defensive, independent, chunk, memory, seed)
     if _private_latents(_known_sites(model, both, a, b)):
-        options: dict[str, Any] = {"defensive": defensive, "independent": independent, "chunk": chunk, "seed": seed}
-        return log_conditional_difference(model, guide, batch, a, b, k, **options)
-    half = (1 - defensive) / 2
-    name = f"shared: {half:g} guide({', '.join(a + b)}) + {half:g} guide({', '.join(b)}) + {defensive:g} prior"
-    plan = Plan.for_batch(both, k, chunk)
-    parts = []
-    with evaluating(model, guide, seed=seed):
-        for full, part in zip(plan.blocks(both), plan.blocks(known), strict=True):
-            proposal = Proposal(model, [(guide, full), (guide, part)], [half, half, defensive], independent)
-            parts.append(_ratio_evidence(*_ratio(proposal, full, a, b, plan, k), a, b, k, name))
-    return Evidence.join(parts)
+        return _difference(model, guide, batch, a, b, effort)
+    return estimated(Conditional(model, guide, a, b, effort), both, effort)
 
 
 def log_conditional_difference(
@@ -68,25 +72,40 @@ def log_conditional_difference(
     batch: Batch,
     of: Names,
     given: Names,
-    k: int = 1000,
+    k: int | None = None,
     *,
+    target_se: float | None = None,
+    refine: Refiner | bool | None = None,
     defensive: float = 0.1,
     independent: bool = False,
     chunk: int | None = None,
+    memory: int = MEMORY,
     seed: int | None = None,
 ) -> Evidence:
     """log p(x_A | x_B) = log p(x_A, x_B) - log p(x_B), each with its own draws of its own proposal.
 
-    The same quantity as `log_conditional` by another estimator; the bias of the two parts does not cancel.
+    The same quantity as `log_conditional` by another estimator; the bias of the two parts does not cancel.  Arguments
+    as there; each part is estimated to `target_se` / sqrt 2.
     """
     a, b = _names(of, given, batch)
     require_likelihood(model, b, of=a)
     _known_sites(model, batch.only(*a, *b), a, b)
+    effort = Effort(k, target_se, refine, defensive, independent, chunk, memory, seed)
+    return _difference(model, guide, batch, a, b, effort)
+
+
+def _difference(
+    model: Program, guide: Program, batch: Batch, a: tuple[str, ...], b: tuple[str, ...], effort: Effort
+) -> Evidence:
     program = _unconditional(model)
-    settings: dict[str, Any] = {"defensive": defensive, "independent": independent, "chunk": chunk}
-    both = log_marginal(program, guide, batch.only(*a, *b), k, seed=seed, **settings)
-    other = None if seed is None else seed + 1
-    part = log_marginal(program, guide, batch.only(*b), k, seed=other, **settings)
+    target, seed = effort.target_se, effort.seed
+    effort = replace(effort, target_se=None if target is None else target / sqrt(2))
+    parts = []
+    for view, stream in ((batch.only(*a, *b), seed), (batch.only(*b), None if seed is None else seed + 1)):
+        own = replace(effort, seed=stream)
+        parts.append(estimated(Marginal(program, guide, quantity_of(program, view), own), view, own))
+    both, part = parts
+    draws = None if both.draws is None or part.draws is None else torch.maximum(both.draws, part.draws)
     return Evidence(
         _quantity(a, b),
         both.estimate - part.estimate,
@@ -94,9 +113,11 @@ def log_conditional_difference(
         torch.minimum(both.ess, part.ess),
         torch.maximum(both.khat, part.khat),
         both.bias - part.bias,
-        k,
+        max(both.k, part.k),
         f"difference of marginals, {both.proposal}",
         both.prior_sites,
+        draws,
+        target,
     )
 
 
@@ -143,35 +164,45 @@ def _plugged(model: Program, guide: Program, full: Batch, part: Batch, a: tuple[
     return torch.stack([row_wise(sites[m]) for m in a]).sum(0)
 
 
-def _ratio(
-    proposal: Proposal, full: Batch, a: tuple[str, ...], b: tuple[str, ...], plan: Plan, k: int
-) -> tuple[RatioSums, tuple[str, ...]]:
-    """Sums of u and w over K draws of the shared proposal, and the latents that the guide lacks."""
-    sums = RatioSums(k)
-    hidden: tuple[str, ...] = ()
-    for which in plan.slices(proposal.assign(k)):
-        draws = proposal.draw(full, which)
-        log_w = draws.log_weight([m for m in b if m in draws.log_likelihood])
-        sums.add(log_w + sum(draws.log_likelihood[m] for m in a), log_w)
-        hidden = draws.prior_sites
-    return sums, hidden
+@dataclass(frozen=True)
+class Conditional:
+    """log p(x_A | x_B) from draws of one proposal."""
 
+    model: Program
+    guide: Program
+    of: tuple[str, ...]
+    given: tuple[str, ...]
+    effort: Effort
 
-def _ratio_evidence(
-    sums: RatioSums, hidden: tuple[str, ...], a: tuple[str, ...], b: tuple[str, ...], k: int, name: str
-) -> Evidence:
-    u, w = sums.numerator, sums.denominator
-    return Evidence(
-        _quantity(a, b),
-        sums.estimate,
-        sums.variance.sqrt(),
-        1 / torch.maximum(u.concentration, w.concentration),
-        torch.maximum(u.khat, w.khat),
-        -(u.variance - w.variance) / 2,
-        k,
-        name,
-        hidden,
-    )
+    def views(self, block: Batch) -> Sequence[Batch]:
+        """The guide is shown A and B, and B alone."""
+        return [block, block.only(*self.given)]
+
+    def measured(self, proposal: Proposal, block: Batch, plan: Plan, k: int) -> Evidence:
+        """From the sums of u and w over K draws."""
+        sums = RatioSums(k)
+        hidden: tuple[str, ...] = ()
+        for which in plan.slices(proposal.assign(k)):
+            draws = proposal.draw(block, which)
+            known = [m for m in self.given if m in draws.log_likelihood]
+            sums.add(draws.log_weight([*known, *self.of]), draws.log_weight(known))
+            hidden = draws.prior_sites
+        return self._evidence(sums, proposal, hidden)
+
+    def _evidence(self, sums: RatioSums, proposal: Proposal, hidden: tuple[str, ...]) -> Evidence:
+        u, w = sums.numerator, sums.denominator
+        shown = [f"guide({', '.join(names)})" for names in (self.of + self.given, self.given)]
+        return Evidence(
+            _quantity(self.of, self.given),
+            sums.estimate,
+            sums.variance.sqrt(),
+            1 / torch.maximum(u.concentration, w.concentration),
+            torch.maximum(u.khat, w.khat),
+            -(u.variance - w.variance) / 2,
+            sums.numerator.k,
+            f"shared: {self.effort.describe(shown, proposal)}",
+            hidden,
+        )
 
 
 def _names(of: Names, given: Names, batch: Batch) -> tuple[tuple[str, ...], tuple[str, ...]]:

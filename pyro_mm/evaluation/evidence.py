@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor
 from pyro_mm.evaluation.psis import threshold
 
 __all__ = ["Evidence", "NoLikelihood"]
+
+PER_DATUM = ("estimate", "se", "ess", "khat", "bias")
 
 
 class NoLikelihood(TypeError):
@@ -25,13 +28,16 @@ class Evidence:
     Attributes:
         quantity: what was estimated, e.g. `log p(image | label)`.
         estimate: log of the importance-sampling average; for marginals a lower bound in expectation.
-        se: Monte Carlo standard error of `estimate` (i.i.d. form), to be believed where `khat` is under its threshold.
+        se: Monte Carlo standard error of `estimate` (i.i.d. form): right for k-hat below about 0.5, a little small up to
+            the threshold (0.7), and not to be believed above it.
         ess: effective number of the K draws (for a conditional, the smaller of its two parts').
         khat: Pareto shape of the weights' tail (for a conditional, the larger); -inf where the largest are equal.
         bias: first-order estimate of the estimator's bias; `estimate - bias` is the corrected value.
-        k: draws per datum.
+        k: draws per datum, the most of any where they differ.
         proposal: where they came from.
         prior_sites: model latents that were drawn from the model because the guide lacks them.
+        draws: draws of every datum `(N,)` where they differ.
+        target_se: the standard error that was asked for.
     """
 
     quantity: str
@@ -43,6 +49,8 @@ class Evidence:
     k: int
     proposal: str
     prior_sites: tuple[str, ...] = ()
+    draws: Tensor | None = None
+    target_se: float | None = None
 
     def __len__(self) -> int:
         return len(self.estimate)
@@ -69,9 +77,26 @@ class Evidence:
         return self.estimate - self.bias
 
     @property
+    def draws_per_datum(self) -> Tensor:
+        """Draws of every datum, `(N,)`."""
+        if self.draws is not None:
+            return self.draws
+        return torch.full((len(self),), self.k, device=self.estimate.device)
+
+    @property
     def reliable(self) -> Tensor:
-        """Bool `(N,)`: k-hat is under the threshold for this K."""
-        return self.khat < threshold(self.k)
+        """Bool `(N,)`: k-hat is under the threshold for the datum's K."""
+        if self.draws is None:
+            return self.khat < threshold(self.k)
+        sizes = {k: threshold(k) for k in self.draws.unique().tolist()}
+        return self.khat < torch.tensor([sizes[k] for k in self.draws.tolist()]).to(self.khat)
+
+    @property
+    def reached(self) -> Tensor:
+        """Bool `(N,)`: `se` is at most `target_se`, and k-hat is under its threshold so that `se` can be believed."""
+        if self.target_se is None:
+            raise ValueError("no target_se was asked for")
+        return (self.se <= self.target_se) & (self.reliable | (self.se == 0))
 
     @property
     def unreliable_share(self) -> float:
@@ -93,18 +118,34 @@ class Evidence:
             "khat_threshold": threshold(self.k),
             "mean_bias": self.bias.mean().item(),
             "prior_sites": list(self.prior_sites),
+            **({} if self.draws is None else {"median_draws": self.draws.double().median().item()}),
+            **({} if self.target_se is None else {"target_se": self.target_se, "reached": self._reached_share()}),
         }
 
+    def _reached_share(self) -> float:
+        return self.reached.double().mean().item()
+
     def __repr__(self) -> str:
+        k = f"K={self.k}" if self.draws is None else f"K={int(self.draws.min())} to {self.k}"
+        aim = "" if self.target_se is None else f", SE {self.target_se:g} reached by {self._reached_share():.1%}"
         return (
             f"{self.quantity} = {self.mean:.3f} +- {self.mean_se:.3f} nats (MC {self.mean_se_mc:.3f}; N={len(self)}, "
-            f"K={self.k}, {self.proposal}; median ESS {self.ess.median().item():.0f}, "
-            f"k-hat > {threshold(self.k):.2f}: {self.unreliable_share:.1%})"
+            f"{k}, {self.proposal}; median ESS {self.ess.median().item():.0f}, "
+            f"k-hat > {threshold(self.k):.2f}: {self.unreliable_share:.1%}{aim})"
         )
 
+    def rows(self, index: Tensor) -> Evidence:
+        """Some rows, in the order of `index`."""
+        parts: dict[str, Any] = {f: getattr(self, f)[index] for f in PER_DATUM}
+        return replace(self, **parts, draws=None if self.draws is None else self.draws[index])
+
     @staticmethod
-    def join(parts: list[Evidence]) -> Evidence:
+    def join(parts: Sequence[Evidence]) -> Evidence:
         """The rows of several results of one quantity, in order."""
         first = parts[0]
-        tensors = {f: torch.cat([getattr(p, f) for p in parts]) for f in ("estimate", "se", "ess", "khat", "bias")}
-        return Evidence(first.quantity, **tensors, k=first.k, proposal=first.proposal, prior_sites=first.prior_sites)
+        tensors: dict[str, Any] = {f: torch.cat([getattr(p, f) for p in parts]) for f in PER_DATUM}
+        k, draws = max(p.k for p in parts), None
+        if any(p.draws is not None or p.k != k for p in parts):
+            draws = torch.cat([p.draws_per_datum for p in parts])
+        proposal = "; ".join(dict.fromkeys(p.proposal for p in parts))
+        return Evidence(first.quantity, **tensors, k=k, proposal=proposal, prior_sites=first.prior_sites, draws=draws)

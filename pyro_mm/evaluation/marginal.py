@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pyro_mm.batch import Batch
-from pyro_mm.evaluation.chunks import Plan
+from pyro_mm.evaluation.chunks import MEMORY, Plan
+from pyro_mm.evaluation.effort import Effort
+from pyro_mm.evaluation.estimation import estimated
 from pyro_mm.evaluation.evidence import Evidence, NoLikelihood
-from pyro_mm.evaluation.proposals import Proposal, evaluating, shares_of
+from pyro_mm.evaluation.proposals import Proposal
+from pyro_mm.evaluation.refine import Refiner
 from pyro_mm.evaluation.streaming import WeightSums
 from pyro_mm.handlers import Program
 
@@ -18,46 +23,70 @@ def log_marginal(
     model: Program,
     guide: Program,
     batch: Batch,
-    k: int = 1000,
+    k: int | None = None,
     *,
+    target_se: float | None = None,
+    refine: Refiner | bool | None = None,
     defensive: float = 0.1,
     independent: bool = False,
     chunk: int | None = None,
+    memory: int = MEMORY,
     seed: int | None = None,
 ) -> Evidence:
     """log p(x_S) per datum by importance sampling, S the modalities present in each row (Burda et al. 2016, eq. 8).
 
     lhat = log 1/K sum_k p(x_S, z_k) / q_mix(z_k),  q_mix = (1 - a) q(z | x_S) + a p(z):  a lower bound in expectation.
     The joint likelihood is that of a full batch, a marginal that of `batch.only(...)`.  Training weights (beta,
-    likelihood weights, plate subsampling) never enter.  A row with nothing present gives 0.
+    likelihood weights, plate subsampling) never enter.  A row with nothing present gives 0.  Discrete latents of the
+    model that are marked `infer={"enumerate": "parallel"}` and unknown to the guide are summed over.
 
     Args:
-        k: draws per datum.
+        k: draws per datum, 1,000 by default; with `target_se` the most that a datum may get, 100,000 by default.
+        target_se: draw until the standard error of a datum is this small, in nats; `Evidence.reached` says of which
+            data it became so, `Evidence.draws` with how many draws.
+        refine: fit a proposal to each datum first (Kim et al. 2018): `Laplace()`, `GradientSteps()`, `HMCFit()`, or
+            True for the first and, where that is poor, the second.  By default only with `target_se`, for data that
+            would need many draws without.
         defensive: the share a of draws from the prior.
         independent: draw components at random instead of in fixed proportions: the estimate is noisier, and `se` is
             exact instead of on the safe side.
-        chunk: rows x particles per pass, chosen from the data's size by default; it changes no result but rounding
-            and the random draws.
+        chunk: rows x particles per pass, by default what is fast and fits into `memory`; it changes no result but
+            rounding and the random draws.
+        memory: bytes that a pass may hold.
         seed: draw with this seed and leave the caller's random state alone.
 
     Raises:
         NoLikelihood: the model defines no such density.
-        ValueError: the pair breaks a convention (a guide-only site, a site outside the data plate).
+        ValueError: the pair breaks a convention (a guide-only site, a site outside the data plate), or a proposal
+            cannot be refined (discrete latents in the guide).
     """
     require_likelihood(model)
-    plan = Plan.for_batch(batch, k, chunk)
-    parts = []
-    with evaluating(model, guide, seed=seed):
-        for block in plan.blocks(batch):
-            proposal = Proposal(model, [(guide, block)], shares_of(1, defensive), independent)
-            sums = WeightSums(k)
-            prior_sites: tuple[str, ...] = ()
-            for which in plan.slices(proposal.assign(k)):
-                draws = proposal.draw(block, which)
-                sums.add(draws.log_weight())
-                prior_sites = draws.prior_sites
-            parts.append(evidence_of(sums, quantity_of(model, batch), proposal_name(defensive), prior_sites))
-    return Evidence.join(parts)
+    effort = Effort(k, target_se, refine, defensive, independent, chunk, memory, seed)
+    return estimated(Marginal(model, guide, quantity_of(model, batch), effort), batch, effort)
+
+
+@dataclass(frozen=True)
+class Marginal:
+    """log p(x_S), S what a block's rows have."""
+
+    model: Program
+    guide: Program
+    name: str
+    effort: Effort
+
+    def views(self, block: Batch) -> Sequence[Batch]:
+        """The guide sees what the model is asked about."""
+        return [block]
+
+    def measured(self, proposal: Proposal, block: Batch, plan: Plan, k: int) -> Evidence:
+        """From the sums over K draws."""
+        sums = WeightSums(k)
+        prior_sites: tuple[str, ...] = ()
+        for which in plan.slices(proposal.assign(k)):
+            draws = proposal.draw(block, which)
+            sums.add(draws.log_weight())
+            prior_sites = draws.prior_sites
+        return evidence_of(sums, self.name, self.effort.describe(["guide"], proposal), prior_sites)
 
 
 def evidence_of(sums: WeightSums, quantity: str, proposal: str, prior_sites: tuple[str, ...] = ()) -> Evidence:
@@ -74,11 +103,6 @@ def evidence_of(sums: WeightSums, quantity: str, proposal: str, prior_sites: tup
         proposal,
         prior_sites,
     )
-
-
-def proposal_name(defensive: float, guide: str = "guide") -> str:
-    """`0.9 guide + 0.1 prior`."""
-    return f"{1 - defensive:g} {guide} + {defensive:g} prior" if defensive else guide
 
 
 def quantity_of(model: Any, batch: Batch) -> str:

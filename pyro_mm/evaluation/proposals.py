@@ -20,16 +20,21 @@ from torch import Tensor
 
 from pyro_mm.batch import Batch
 from pyro_mm.distributions import independent_components
+from pyro_mm.evaluation.components import Component, GuideView, guide_views, log_density, row_wise
 from pyro_mm.evaluation.modules import modules_of
 from pyro_mm.handlers import Program, particles
-from pyro_mm.weights import Site, Sites, check_sites, per_datum, replay, run
+from pyro_mm.weights import Sites, depth_of, replay, run
 
-__all__ = ["Draws", "Proposal", "evaluating", "shares_of"]
+__all__ = ["Draws", "Proposal", "evaluating", "proposal_name", "shares_of"]
+
+Shares = Sequence[tuple[float, Component]]
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Log-densities at K draws, all `(K, N)`: of the latents, of every observation, of the proposal."""
+    """Log-densities at K draws: of the latents and of every observation, `(K, N)` or, with enumerated latents,
+    `(..., K, N)`; and of the proposal, `(K, N)`.
+    """
 
     log_prior: Tensor
     log_likelihood: dict[str, Tensor]
@@ -37,35 +42,55 @@ class Draws:
     values: dict[str, Tensor]
     prior_sites: tuple[str, ...]
 
-    def log_weight(self, names: Sequence[str] | None = None) -> Tensor:
-        """log p(x_S, z) - log q(z), S = `names` (default: every observation); float64, as a difference of sums."""
+    def log_terms(self, names: Sequence[str] | None = None) -> Tensor:
+        """log p(x_S, z, c) - log q(z), c the enumerated latents, S = `names` (default: every observation).
+
+        float64, as a difference of sums; `(..., K, N)`, one leading dimension for each of c.
+        """
         total = self.log_prior.double() - self.log_q.double()
         for m in self.log_likelihood if names is None else names:
             total = total + self.log_likelihood[m]
         return total
 
+    def log_weight(self, names: Sequence[str] | None = None) -> Tensor:
+        """log p(x_S, z) - log q(z) `(K, N)`, enumerated latents summed over."""
+        return summed(self.log_terms(names))
+
+
+def summed(log_terms: Tensor) -> Tensor:
+    """log sum over enumerated latents: `(..., K, N)` to `(K, N)`."""
+    lead = tuple(range(log_terms.dim() - 2))
+    return log_terms.logsumexp(lead) if lead else log_terms
+
 
 @dataclass
 class Proposal:
-    """Guides with the views of the batch they see, and a share of prior draws.
+    """A mixture of components, and a share of prior draws.
 
     Args:
         model: the program whose latents are drawn.
-        views: `(guide, view)` pairs; every guide is run on its own view.
+        views: components, or `(guide, view)` pairs; every guide is run on its own view.
         shares: `a_1..a_J` and, last, the prior's `a_0`; they sum to 1.
         independent: draw the component of every particle at random, also inside a guide's mixture, instead of in fixed
             proportions.
     """
 
     model: Program
-    views: Sequence[tuple[Program, Batch]]
+    views: Sequence[Component | tuple[Program, Batch]]
     shares: Sequence[float]
     independent: bool = False
+    components: list[Component] = field(init=False, repr=False)
     _exact: list[float] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.shares) != len(self.views) + 1 or abs(sum(self.shares) - 1) > 1e-9 or min(self.shares) < 0:
             raise ValueError(f"shares {list(self.shares)} must be {len(self.views) + 1} non-negative numbers of sum 1")
+        self.components, shares = [], []
+        for share, view in zip(self.shares, self.views, strict=False):
+            for part, component in guide_views(*view) if isinstance(view, tuple) else [(1.0, view)]:
+                self.components.append(component)
+                shares.append(share * part)
+        self.shares = [*shares, self.shares[-1]]
         self._exact = list(self.shares)
 
     def assign(self, k: int) -> Tensor:
@@ -74,9 +99,9 @@ class Proposal:
         With `independent` it is `(K, N)`: an index shared by all data would make their errors alike.
         """
         if self.independent:
-            n = len(self.views[0][1])
-            drawn = torch.multinomial(torch.tensor(self.shares, dtype=torch.float64), k * n, replacement=True)
-            return drawn.view(k, n)
+            rows = self.components[0].rows
+            drawn = torch.multinomial(torch.tensor(self.shares, dtype=torch.float64), k * rows, replacement=True)
+            return drawn.view(k, rows)
         ends = torch.tensor(self.shares, dtype=torch.float64).cumsum(0)
         # Spread evenly over the particles, so that every chunk of them sees every component.
         golden = (torch.arange(k, dtype=torch.float64) * 0.6180339887498949) % 1.0
@@ -88,74 +113,67 @@ class Proposal:
     def draw(self, batch: Batch, which: Tensor) -> Draws:
         """Draw one particle per entry of `which` and score it; `batch` says what the model observes."""
         k = len(which)
-        guides = [(particles(g, k), view) for g, view in self.views]
+        which = which.to(batch.device)
         drawing = independent_components if self.independent else nullcontext  # a prior may be a mixture too
         with drawing():
-            drawn = [run(g, view) for g, view in guides]
-        which = which.to(batch.device).unsqueeze(1)
+            drawn = [c.draw(k) for c in self.components]
 
         def choose(msg: Any) -> Tensor | None:
-            if msg["name"] not in drawn[0]:
+            name, event = msg["name"], msg["fn"].event_dim
+            if name not in drawn[0].values:
                 return None
-            for sites in drawn:
-                same_shape(msg["name"], msg["fn"], sites)
-            shape = [*which.shape, *[1] * msg["fn"].event_dim]
-            index = which.view(shape)
-            value = msg["fn"].sample() if self._exact[-1] > 0 else drawn[0][msg["name"]].value
-            for j, sites in enumerate(drawn):
-                value = torch.where(index == j, sites[msg["name"]].value, value)
+            for c in self.components:
+                if isinstance(c, GuideView):
+                    c.same_shape(name, msg["fn"])
+            index = which.view(k, 1, -1, *[1] * event)
+            value = msg["fn"].sample() if self._exact[-1] > 0 else drawn[0].values[name]
+            for j, part in enumerate(drawn):
+                value = torch.where(index == j, part.values[name], value)
             return value
 
         with drawing():
             model = run(particles(self.model, k), batch, choose)
-        values = {n: model[n].value for n in drawn[0] if n in model}
-        for sites in drawn:
-            check_sites(model, sites)
-        single = len(drawn) == 1 and self._exact[-1] == 0
-        scored = drawn if single else [replay(g, view, values) for g, view in guides]
-        return self._scored(model, scored, values)
+        values = {n: model[n].value for n in drawn[0].values if n in model}
+        for component in self.components:
+            component.check(model)
+        log_q = [part.log_q for part in drawn]
+        if len(self.components) > 1 or self._exact[-1] > 0:
+            others = [c.log_prob(values, k) for c in self.components]
+            log_q = [torch.where(which == j, *pair) for j, pair in enumerate(zip(log_q, others, strict=True))]
+        return self._scored(self._enumerated(model, batch, k), log_q, values)
 
-    def at(self, batch: Batch, values: dict[str, Tensor]) -> Draws:
-        """Score given values of all the model's latents, one particle, as drawn under plates `(1, 1, N)`."""
-        model = replay(particles(self.model, 1), batch, values)
-        guides = [replay(particles(g, 1), view, values) for g, view in self.views]
-        return self._scored(model, guides, {n: v for n, v in values.items() if n in guides[0]})
+    def at(self, batch: Batch, values: dict[str, Tensor], k: int = 1) -> Draws:
+        """Score given values of all the model's latents, as drawn under plates `(K, 1, N)`."""
+        model = replay(particles(self.model, k), batch, values)
+        log_q = [c.log_prob(values, k) for c in self.components]
+        known = {n: v for n, v in values.items() if n in model and n in self.components[0].names}
+        return self._scored(self._enumerated(model, batch, k), log_q, known)
 
-    def _scored(self, model: Sites, guides: Sequence[Sites], values: dict[str, Tensor]) -> Draws:
-        log_prior = _total([s for n, s in model.items() if n in values])
-        parts = [_total(list(g.values())) + log(a) for g, a in zip(guides, self._exact, strict=False) if a > 0]
+    def _enumerated(self, model: Sites, batch: Batch, k: int) -> tuple[Sites, int | None]:
+        """The model's sites with marked latents that no component draws enumerated, and the number of plates."""
+        known = self.components[0].names
+        if not any(s.enumerated and n not in known for n, s in model.items()):
+            return model, None
+        held = {n: s.value for n, s in model.items() if not s.observed and (n in known or not s.enumerated)}
+        depth = depth_of(model)
+        return replay(particles(self.model, k), batch, held, depth), depth
+
+    def _scored(self, enumerated: tuple[Sites, int | None], log_q: list[Tensor], values: dict[str, Tensor]) -> Draws:
+        model, depth = enumerated
+        hidden = {n: s for n, s in model.items() if not s.observed and n not in values}
+        summed_over = {n for n, s in hidden.items() if s.enumerated and depth is not None}
+        log_prior = log_density({n: s for n, s in model.items() if n in values or n in summed_over}, depth)
+        parts = [q + log(a) for q, a in zip(log_q, self._exact, strict=False) if a > 0]
         if self._exact[-1] > 0:
-            parts.append(log_prior + log(self._exact[-1]))
-        log_q = torch.logsumexp(torch.stack(torch.broadcast_tensors(*parts)), 0) if len(parts) > 1 else parts[0]
-        likelihood = {n: row_wise(s) for n, s in model.items() if s.observed}
-        hidden = tuple(n for n, s in model.items() if not s.observed and n not in values)
-        return Draws(log_prior, likelihood, log_q, values, hidden)
+            parts.append(summed(log_prior) + log(self._exact[-1]))
+        total = torch.logsumexp(torch.stack(torch.broadcast_tensors(*parts)), 0) if len(parts) > 1 else parts[0]
+        likelihood = {n: row_wise(s, depth) for n, s in model.items() if s.observed}
+        return Draws(log_prior, likelihood, total, values, tuple(n for n in hidden if n not in summed_over))
 
 
-def _total(sites: Sequence[Site]) -> Tensor:
-    total: Any = 0.0
-    for site in sites:
-        total = total + row_wise(site)
-    return total
-
-
-def row_wise(site: Site) -> Tensor:
-    """The site's log-density `(K, N)`."""
-    logp = per_datum(site)
-    if logp.shape[1] > 1:
-        raise ValueError(
-            f"site '{site.name}' has {logp.shape[1]} values per row: a likelihood is of one view of the data; pass the "
-            "programs themselves instead of in_subsets(...), and batch.only(...) instead of batch.subsets(...)"
-        )
-    return logp.squeeze(1)
-
-
-def same_shape(name: str, fn: Any, guide: Sites) -> None:
-    """Raise when the guides do not all have the site, or have it with another event shape than the model's `fn`."""
-    if name not in guide:
-        raise ValueError(f"site '{name}' is drawn by the guide under one view of the data and missing under another")
-    if (ours := tuple(guide[name].fn.event_shape)) != (theirs := tuple(fn.event_shape)):
-        raise ValueError(f"site '{name}' has event shape {ours} in the guide and {theirs} in the model")
+def proposal_name(defensive: float, guide: str = "guide") -> str:
+    """`0.9 guide + 0.1 prior`."""
+    return f"{1 - defensive:g} {guide} + {defensive:g} prior" if defensive else guide
 
 
 def shares_of(count: int, defensive: float) -> list[float]:

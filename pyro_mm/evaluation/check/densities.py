@@ -10,7 +10,6 @@ density that does not integrate to 1.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import log
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch.distributions import MultivariateNormal, Normal, biject_to
 from pyro_mm.batch import Batch
 from pyro_mm.distributions import independent_components
 from pyro_mm.evaluation.check.pair import Failure, Pair, Skip, copy_of
+from pyro_mm.evaluation.latents import Coordinates, is_continuous
 from pyro_mm.evaluation.proposals import evaluating
 from pyro_mm.handlers import particles
 from pyro_mm.weights import Site, Sites, per_datum, replay, run
@@ -81,94 +81,44 @@ def guide_density(pair: Pair) -> str:
     deviations = {}
     with evaluating(pair.model, pair.guide, seed=pair.seed), independent_components():
         for label, view in pair.views():
-            shape = _Latents.of(run(pair.guide, copy_of(view)))
-            if shape is None:
+            sites = run(pair.guide, copy_of(view))
+            names = [n for n, s in sites.items() if is_continuous(s) and bool(_unmasked(s).any())]
+            if not names:
                 continue
-            pilots = shape.pack(run(particles(pair.guide, PILOTS), copy_of(view)))
-            drawn = run(particles(pair.guide, pair.k), copy_of(view))
-            deviations[label] = bridge(pilots, shape.pack(drawn), _replayed(pair, view, shape, drawn))
+            where = Coordinates.of(sites, len(view), names)
+            rows = where.seen.all(-1).nonzero().flatten()
+            if not len(rows):
+                continue
+            pilots = where.pack(_values(run(particles(pair.guide, PILOTS), copy_of(view))))
+            drawn = _values(run(particles(pair.guide, pair.k), copy_of(view)))
+            density = _replayed(pair, view, where, rows, drawn)
+            deviations[label] = bridge(pilots[:, rows], where.pack(drawn)[:, rows], density)
     return _judge(deviations, "guide site")
 
 
-def _replayed(pair: Pair, view: Batch, shape: _Latents, drawn: Sites) -> Density:
-    """Points -> the guide's density there, latents that are left out held at what was drawn."""
-    held = {n: s.value for n, s in drawn.items() if n not in shape.names}
+def _replayed(pair: Pair, view: Batch, where: Coordinates, rows: Tensor, drawn: dict[str, Tensor]) -> Density:
+    """Points of some rows -> the guide's density there, all else held at what was drawn."""
+    like = where.pack(drawn)
 
     def density(points: Tensor) -> Tensor:
-        values, jacobian = shape.unpack(points, drawn)
-        sites = replay(particles(pair.guide, pair.k), copy_of(view), values | held)
+        u = like.clone()
+        u[:, rows] = points
+        values, jacobian = where.unpack(u)
+        sites = replay(particles(pair.guide, pair.k), copy_of(view), drawn | values)
         total: Any = jacobian
-        for name in shape.names:
-            total = total + per_datum(sites[name]).squeeze(1)[:, shape.rows]
-        return total
+        for name in where.names:
+            total = total + per_datum(sites[name]).squeeze(1)
+        return total[:, rows]
 
     return density
 
 
-@dataclass(frozen=True)
-class _Latents:
-    """Which sites and rows take part: continuous sites, and rows in which none of them is masked."""
-
-    names: tuple[str, ...]
-    rows: Tensor
-
-    @staticmethod
-    def of(sites: Sites) -> _Latents | None:
-        """None when nothing takes part."""
-        names, rows = [], None
-        for name, site in sites.items():
-            mask = site.mask if isinstance(site.mask, Tensor) else torch.tensor(site.mask is not False)
-            n = site.value.shape[-1 - site.fn.event_dim]
-            seen = mask.expand(*mask.shape[:-1], n).reshape(-1, n).all(0).to(site.value.device)
-            if _continuous(site) and bool(seen.any()):
-                names.append(name)
-                rows = seen if rows is None else rows & seen
-        if rows is None or not bool(rows.any()):
-            return None
-        return _Latents(tuple(names), rows.nonzero().flatten())
-
-    def pack(self, sites: Sites) -> Tensor:
-        """Unconstrained values of all sites, `(K, rows, D)`."""
-        return torch.cat(
-            [self._flat(sites[n], biject_to(sites[n].fn.support).inv(sites[n].value)) for n in self.names], -1
-        )
-
-    def _flat(self, site: Site, value: Tensor) -> Tensor:
-        """`(K, nested, N, *event)` as `(K, rows, nested * event)`."""
-        moved = value.movedim(-1 - site.fn.event_dim, 1)
-        return moved.flatten(2)[:, self.rows]
-
-    def unpack(self, points: Tensor, like: Sites) -> tuple[dict[str, Tensor], Tensor]:
-        """Values for every site, rows that take no part as in `like`, and the log-Jacobian `(K, rows)`."""
-        values: dict[str, Tensor] = {}
-        jacobian, start = torch.zeros_like(points[..., 0]), 0
-        for name in self.names:
-            site = like[name]
-            change = biject_to(site.fn.support)
-            free = change.inv(site.value)
-            moved = free.movedim(-1 - site.fn.event_dim, 1).clone()
-            size = moved[0, 0].numel()
-            moved[:, self.rows] = points[..., start : start + size].reshape(moved[:, self.rows].shape)
-            start += size
-            free = moved.movedim(1, -1 - site.fn.event_dim)
-            values[name] = change(free)
-            slope = change.log_abs_det_jacobian(free, values[name])
-            # Over the batch shape (K, nested, N), then summed over nested plates.
-            slope = slope.reshape(*values[name].shape[: values[name].dim() - site.fn.event_dim], -1).sum(-1)
-            jacobian = jacobian + slope.movedim(-1, 1).flatten(2).sum(-1)[:, self.rows]
-        return values, jacobian
+def _values(sites: Sites) -> dict[str, Tensor]:
+    return {n: s.value for n, s in sites.items()}
 
 
-def _continuous(site: Site) -> bool:
-    """Can its values be drawn at will, with a density over real numbers?"""
-    try:
-        support = site.fn.support
-        change = biject_to(support)
-    except (AttributeError, NotImplementedError):
-        return False
-    if getattr(support, "is_discrete", False) or type(site.fn).__name__ in ("Delta", "Unit"):
-        return False
-    return change.inv(site.value).dim() == site.value.dim()
+def _unmasked(site: Site) -> Tensor:
+    return site.mask if isinstance(site.mask, Tensor) else torch.tensor(site.mask is not False)
 
 
 # The model: every site's distribution by itself, given what the model drew before it.
@@ -180,7 +130,7 @@ def model_density(pair: Pair) -> str:
     with evaluating(pair.model, seed=pair.seed), independent_components():
         few = pair.batch[: max(2, NUMBERS // (PILOTS * max(pair.width, 1)))]
         for name, site in run(poutine.uncondition(pair.model), copy_of(few)).items():
-            if _continuous(site):
+            if is_continuous(site):
                 deviations[name] = _of_distribution(site, pair.k)
             else:
                 left.append(name)

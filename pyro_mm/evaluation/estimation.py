@@ -1,0 +1,50 @@
+"""From a quantity, a batch and an effort to an `Evidence`, block by block of rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pyro_mm.batch import Batch
+from pyro_mm.evaluation.adaptive import PILOT, adaptive
+from pyro_mm.evaluation.chunks import Plan
+from pyro_mm.evaluation.effort import Effort, Quantity, fit, proposal_of
+from pyro_mm.evaluation.evidence import Evidence
+from pyro_mm.evaluation.proposals import evaluating
+from pyro_mm.evaluation.refine import Refined
+
+__all__ = ["estimated", "planned"]
+
+STEP = 8  # particles in one pass over a block of rows
+
+
+def estimated(quantity: Quantity, batch: Batch, effort: Effort) -> Evidence:
+    """The quantity of every row of the batch, with the effort asked for.
+
+    Raises:
+        ValueError: an effort that makes no sense, or a pair that breaks a convention.
+    """
+    with evaluating(quantity.model, quantity.guide, seed=effort.seed):
+        plan = planned(quantity, batch, effort)
+        solve = _fixed if effort.target_se is None else adaptive
+        found = Evidence.join([solve(quantity, block, effort, plan) for block in plan.blocks(batch)])
+    return replace(found, target_se=effort.target_se)
+
+
+def planned(quantity: Quantity, batch: Batch, effort: Effort) -> Plan:
+    """Passes that keep to the memory budget, as measured on one row."""
+    k = effort.draws if effort.target_se is None else min(PILOT, effort.draws)
+    if k < 1 or not len(batch) or effort.chunk is not None:
+        return Plan.for_batch(batch, k, effort.chunk)
+    one = batch[:1]
+    probe = proposal_of(quantity, one, effort)
+    plan = Plan.for_batch(batch, k, None, effort.memory, lambda n: probe.draw(one, probe.assign(n)))
+    # Refining takes many steps of few particles: it wants many rows in each.
+    return plan.regrouped(min(len(batch), max(1, plan.units // STEP))) if effort.refiners else plan
+
+
+def _fixed(quantity: Quantity, block: Batch, effort: Effort, plan: Plan) -> Evidence:
+    """The same K for every row."""
+    refined: list[Refined] = []
+    for refiner in effort.refiners:
+        refined = fit(quantity, block, refiner, refined, plan.units)
+    return quantity.measured(proposal_of(quantity, block, effort, refined), block, plan, effort.draws)
