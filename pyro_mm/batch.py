@@ -180,6 +180,11 @@ class Batch:
             masks[m] = v & (keep.unsqueeze(-1) if keep.dim() == 1 else keep)
         return Batch._view(self.x, masks, self.hidden)
 
+    def masked(self, keep: Mapping[str, Tensor]) -> Batch:
+        """The same rows with every modality hidden in the rows where its `keep`, bool `(N,)`, is False."""
+        masks = {m: v & keep[m].to(v.device) for m, v in self.mask.items()}
+        return Batch._view(self.x, masks, self.hidden)
+
     def present(self, names: Iterable[str] | None = None) -> Tensor:
         """Bool `(N,)` or `(S, N)`: rows in which at least one of `names` (default: any modality) is present."""
         chosen = [self.mask[m] for m in (self.mask if names is None else names) if m in self.mask]

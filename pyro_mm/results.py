@@ -14,12 +14,24 @@ from torch import Tensor
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation.classify import classify, classify_plug_in
 from pyro_mm.evaluation.conditional import log_conditional
+from pyro_mm.evaluation.effort import refinable
 from pyro_mm.evaluation.evidence import Evidence, NoLikelihood
 from pyro_mm.evaluation.marginal import log_marginal
 from pyro_mm.evaluation.psis import threshold
 from pyro_mm.recipe import Recipe
+from pyro_mm.tables import aligned
 
-__all__ = ["Results", "Share", "comparison", "evaluate", "quantities", "table"]
+__all__ = [
+    "Results",
+    "Share",
+    "comparison",
+    "evaluate",
+    "percent",
+    "quantities",
+    "quantity",
+    "shortened",
+    "table",
+]
 
 Names = tuple[str, ...]
 NOTE = (
@@ -91,6 +103,7 @@ def evaluate(
     label: str | None = None,
     k: int = 1000,
     *,
+    refine: bool = True,
     seed: int = 0,
     tell: Callable[[str], object] = lambda quantity: None,
 ) -> Results:
@@ -100,6 +113,7 @@ def evaluate(
     (`NoLikelihood`, or a modality it does not generate) is listed as unavailable, with the reason.
 
     Args:
+        refine: fit a proposal to every row first, where the latents allow it.
         label: the modality whose most probable value is compared with the data's; None for no accuracy.
         tell: called with the name of each quantity before it is computed.
     """
@@ -107,19 +121,20 @@ def evaluate(
     names = tuple(m.name for m in recipe.modalities) or batch.names
     evidence: dict[str, Evidence] = {}
     unavailable: dict[str, str] = {}
+    options: dict[str, Any] = {"refine": refine and refinable(model, guide, batch), "seed": seed}
     for of, given in quantities(names):
         name = quantity(of, given)
         tell(name)
         try:
             _require_known(model, (*of, *given))
             if given:
-                evidence[name] = log_conditional(model, guide, batch.only(*of, *given), of, given, k, seed=seed)
+                evidence[name] = log_conditional(model, guide, batch.only(*of, *given), of, given, k, **options)
             else:
-                evidence[name] = log_marginal(model, guide, batch.only(*of), k, seed=seed)
+                evidence[name] = log_marginal(model, guide, batch.only(*of), k, **options)
         except NoLikelihood as error:
             unavailable[name] = str(error)
     given = tuple(m for m in names if m != label) if label in names else ()
-    accuracy = _accuracies(recipe, batch, label, given, k, seed, tell) if label and given else {}
+    accuracy = _accuracies(recipe, batch, label, given, k, options, tell) if label and given else {}
     return Results(evidence, unavailable, accuracy, k, seed, len(batch), label, given, names)
 
 
@@ -141,7 +156,7 @@ def quantity(of: Names, given: Names) -> str:
 def table(results: dict[str, Any]) -> str:
     """`Results.to_json()` as aligned text."""
     head = ["quantity", "mean", "SE", "MC SE", "median ESS", f"k-hat > {threshold(results['k']):.2f}"]
-    lines = _aligned([head, *(_row(shortened(q), r) for q, r in results["likelihoods"].items())])
+    lines = aligned([head, *(_row(shortened(q), r) for q, r in results["likelihoods"].items())])
     if results["accuracy"]:
         lines += ["", f"of {results['label']} from {', '.join(results['given'])}:"]
         lines += [f"  {name:18} {percent(a['value'])} +- {percent(a['se'])}" for name, a in results["accuracy"].items()]
@@ -171,7 +186,7 @@ def comparison(results: Mapping[str, dict[str, Any]]) -> str:
     if any("seconds" in r for r in results.values()):
         rows.append(["training", *(f"{r['seconds']:.0f} s" if "seconds" in r else "" for r in results.values())])
     head = f"{first['rows']:,} test rows, K = {first['k']:,} draws each; mean over rows +- its standard error, in nats"
-    return "\n".join([head, "", *_aligned(rows), "", textwrap.fill(NOTE, WIDTH)])
+    return "\n".join([head, "", *aligned(rows), "", textwrap.fill(NOTE, WIDTH)])
 
 
 def shortened(quantity: str) -> str:
@@ -202,15 +217,6 @@ def _trust(found: dict[str, Any]) -> str:
     return f"{found['median_ess']:.0f}, {percent(found['khat_above'])}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The first column to the left, the others to the right."""
-    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:], strict=True))]).rstrip()
-        for r in rows
-    ]
-
-
 def _require_known(model: Any, names: Names) -> None:
     """A model that says what it generates is asked for nothing else."""
     own = getattr(model, "names", None)
@@ -227,7 +233,7 @@ def _accuracies(
     label: str,
     given: Names,
     k: int,
-    seed: int,
+    options: dict[str, Any],
     tell: Callable[[str], object],
 ) -> dict[str, Share]:
     """Of the Bayes classifier and of the guide's draws, on rows that have a label and something to read it from."""
@@ -235,11 +241,12 @@ def _accuracies(
     if not bool(scored.any()):
         return {}
     found = {}
-    for name, probabilities in (("accuracy", classify), ("accuracy (guide)", classify_plug_in)):
+    plain = {"seed": options["seed"]}
+    for name, probabilities, used in (("accuracy", classify, options), ("accuracy (guide)", classify_plug_in, plain)):
         tell(f"{name} of {label}")
         try:
             _require_known(recipe.model, (label,))
-            p = probabilities(recipe.model, recipe.guide, batch, label, given, k, seed=seed)
+            p = probabilities(recipe.model, recipe.guide, batch, label, given, k, **used)
         except NoLikelihood:
             continue
         hit = _hits(p, batch.x[label])[scored]

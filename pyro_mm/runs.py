@@ -4,7 +4,7 @@ config.json     what was asked for (`Settings`)
 run.json        seeds, versions, device, dtype, data fingerprint, git commit, what became of the training
 log.csv         one row per epoch;  checkpoint.pt  where training stands
 model/          the trained recipe (`pyro_mm.storage`)
-results.json    likelihoods and accuracy on the test rows;  figures/
+results.json    likelihoods and accuracy on the test rows;  certificates.json  both ends of them;  figures/
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Any
 import torch
 
 from pyro_mm import storage
+from pyro_mm.batch import Batch
+from pyro_mm.certification import Certification, certify
 from pyro_mm.data import Splits
 from pyro_mm.files import BadFile, read_json, write_json
 from pyro_mm.provenance import commit, now
@@ -27,11 +29,12 @@ from pyro_mm.recipe import Recipe
 from pyro_mm.results import Results, evaluate
 from pyro_mm.settings import CONFIG, Settings, build_recipe, load_data, read_settings, write_settings
 
-__all__ = ["Run", "Settings", "evaluate_run", "open_run", "read_settings", "train_run"]
+__all__ = ["Run", "Settings", "certify_run", "evaluate_run", "open_run", "read_settings", "train_run"]
 
 FORMAT = 1
 RECORD, RESULTS, MODEL, FIGURES = "run.json", "results.json", "model", "figures"
-OWN = (CONFIG, RECORD, RESULTS, MODEL, FIGURES, "log.csv", "log.jsonl", "checkpoint.pt", "evidence.nc")
+CERTIFICATES = "certificates.json"
+OWN = (CONFIG, RECORD, RESULTS, CERTIFICATES, MODEL, FIGURES, "log.csv", "log.jsonl", "checkpoint.pt", "evidence.nc")
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,17 @@ class Run:
     def figures(self) -> Path:
         """Where its figures go."""
         return self.folder / FIGURES
+
+    def test_rows(self, rows: int | None = None) -> Batch:
+        """The first so many test rows, or all of them, on the model's device.
+
+        Raises:
+            ValueError: `rows` below 1.
+        """
+        if rows is not None and rows < 1:
+            raise ValueError(f"rows must be at least 1, got {rows}")
+        test = self.splits.test if rows is None else self.splits.test[:rows]
+        return test.to(_first_parameter(self.recipe).device)
 
     @property
     def interrupted(self) -> bool:
@@ -123,6 +137,7 @@ def evaluate_run(
     k: int = 1000,
     rows: int | None = None,
     *,
+    refine: bool = True,
     seed: int = 0,
     tell: Callable[[str], object] = lambda quantity: None,
 ) -> Results:
@@ -135,14 +150,36 @@ def evaluate_run(
         FileNotFoundError, BadFile: as `open_run`.
     """
     run = run if isinstance(run, Run) else open_run(run)
-    if rows is not None and rows < 1:
-        raise ValueError(f"rows must be at least 1, got {rows}")
-    test = run.splits.test if rows is None else run.splits.test[:rows]
-    test = test.to(_first_parameter(run.recipe).device)
-    found = evaluate(run.recipe, test, run.splits.label, k, seed=seed, tell=tell)
+    found = evaluate(run.recipe, run.test_rows(rows), run.splits.label, k, refine=refine, seed=seed, tell=tell)
     about = {"format": FORMAT, "variant": run.settings.variant, "data": run.settings.data, "split": "test"}
     about |= {"data_fingerprint": run.record["data_fingerprint"], "versions": storage.versions()}
     write_json(run.folder / RESULTS, {**about, **found.to_json()})
+    return found
+
+
+def certify_run(
+    run: Run | str | os.PathLike[str],
+    k: int = 1000,
+    rows: int | None = 64,
+    *,
+    annealed: int = 300,
+    every: bool = False,
+    refine: bool = True,
+    seed: int = 0,
+    tell: Callable[[str], object] = lambda quantity: None,
+) -> Certification:
+    """Enclose a run's log-likelihoods on data simulated from its model, and write `certificates.json`.
+
+    As many data as `rows`, with the missing modalities of the first test rows; arguments as for `certify`.
+
+    Raises:
+        ValueError: `k` or `rows` below 1.
+        FileNotFoundError, BadFile: as `open_run`.
+    """
+    run = run if isinstance(run, Run) else open_run(run)
+    options: dict[str, Any] = {"annealed": annealed, "every": every, "refine": refine, "seed": seed, "tell": tell}
+    found = certify(run.recipe, run.test_rows(rows), k, **options)
+    write_json(run.folder / CERTIFICATES, {"format": FORMAT, "k": k, "seed": seed, **found.to_json()})
     return found
 
 

@@ -89,12 +89,14 @@ class _Record(Messenger):
         name = msg["name"]
         if name in self.sites:
             raise ValueError(f"site '{name}' occurs twice in one program")
+        # Where an enumerated latent is masked, its probabilities must still sum to 1, not to the number of its values.
+        summed_over = msg["infer"].get("_enumerate_dim") is not None
         self.sites[name] = Site(
             name,
             msg["fn"],
             msg["value"],
             _scale_per_row(msg),
-            msg["mask"],
+            None if summed_over else msg["mask"],
             msg["is_observed"],
             msg["cond_indep_stack"],
             not msg["is_observed"] and msg["infer"].get("enumerate") == "parallel",
@@ -121,12 +123,29 @@ def replay(program: Program, batch: Batch, values: Mapping[str, Tensor], depth: 
 
     With `depth`, the number of plate dimensions (`depth_of`), marked discrete latents that have no value here are
     enumerated: their values, and log-densities that depend on them, have one more dimension each, left of the plates.
+
+    Raises:
+        ValueError: two of them share a dimension, so that no sum over each is possible.
     """
     enumerating = nullcontext() if depth is None else EnumMessenger(first_available_dim=-1 - depth)
     # Entered last, the record acts first: a latent that has a value is not enumerated.
     with enumerating, _Record(values) as record:
         program(batch)
+    if depth is not None:
+        _check_dims({n: s for n, s in record.sites.items() if s.enumerated and n not in values})
     return record.sites
+
+
+def _check_dims(enumerated: Sites) -> None:
+    """Every latent that is summed over needs a dimension of its own."""
+    taken: dict[int, str] = {}
+    for name, site in enumerated.items():
+        other = taken.setdefault(site.value.dim() - site.fn.event_dim, name)
+        if other != name:
+            raise ValueError(
+                f"enumerated latents '{other}' and '{name}' share a dimension, as pyro.markov makes them do: write the "
+                "chain as a plain loop, or leave out infer={'enumerate': ...}"
+            )
 
 
 def depth_of(sites: Sites) -> int:

@@ -24,7 +24,7 @@ from pyro_mm.training import NonFiniteLoss
 from pyro_mm.training.leg import Leg
 
 TINY = ["--epochs", "1", "--dim", "3", "--batch-size", "256", "--quiet", "--device", "cpu"]
-COMMANDS = ("demo", "list", "describe", "train", "evaluate", "generate", "plot")
+COMMANDS = ("demo", "list", "describe", "train", "evaluate", "certify", "compare", "generate", "plot")
 
 
 @pytest.fixture(scope="module")
@@ -317,8 +317,8 @@ def test_evaluate_prints_and_writes_the_estimators_numbers(run, capsys):
     found = json.loads((run / "results.json").read_text())["likelihoods"]
     opened = open_run(run)
     pair, test = (opened.recipe.model, opened.recipe.guide), opened.splits.test[:25]
-    joint = log_marginal(*pair, test, k=20, seed=3)
-    conditional = log_conditional(*pair, test, "label", "image", k=20, seed=3)
+    joint = log_marginal(*pair, test, k=20, refine=True, seed=3)
+    conditional = log_conditional(*pair, test, "label", "image", k=20, refine=True, seed=3)
     assert found["log p(image, label)"]["mean"] == joint.mean
     assert found["log p(label | image)"]["mean"] == conditional.mean
     row = re.search(r"^log p\(image, label\) +(\S+) +(\S+) +(\S+) +(\S+) +(\S+) %$", said, re.MULTILINE)
@@ -327,6 +327,10 @@ def test_evaluate_prints_and_writes_the_estimators_numbers(run, capsys):
     assert row[2] == f"{joint.mean_se:.2f}"
     assert float(row[5]) == pytest.approx(100 * joint.unreliable_share, abs=0.06)
     assert max(map(len, said.splitlines())) <= 100
+    assert main(["evaluate", str(run), "-k", "20", "--rows", "25", "--seed", "3", "--no-refine", "--quiet"]) == 0
+    plain = json.loads((run / "results.json").read_text())["likelihoods"]["log p(image, label)"]
+    assert plain["mean"] == log_marginal(*pair, test, k=20, seed=3).mean
+    assert plain["proposal"] == "0.9 guide + 0.1 prior"
 
 
 def test_evidence_for_arviz_holds_the_same_estimates(run):
@@ -334,7 +338,8 @@ def test_evidence_for_arviz_holds_the_same_estimates(run):
 
     assert main(["evaluate", str(run), "-k", "10", "--rows", "12", "--quiet", "--device", "cpu"]) == 0
     opened = open_run(run)
-    joint = log_marginal(opened.recipe.model, opened.recipe.guide, opened.splits.test[:12], k=10, seed=0)
+    pair, test = (opened.recipe.model, opened.recipe.guide), opened.splits.test[:12]
+    joint = log_marginal(*pair, test, k=10, refine=True, seed=0)
     stored = arviz.load(run / "evidence.nc")["log_likelihood"]["log p(image, label)"]
     np.testing.assert_allclose(np.ravel(stored), joint.estimate.numpy())
 
@@ -429,6 +434,39 @@ def test_a_reader_that_stops_early_is_no_error():
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=True)
     assert done.stderr == ""
     assert done.stdout.splitlines()[-1] in ("0", "141")
+
+
+# --- certify and compare -------------------------------------------------------------------------------------------
+
+
+def test_certify_prints_and_writes_both_ends(run, capsys):
+    assert main(["certify", str(run), "--rows", "8", "-k", "50", "--temperatures", "3", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    table, found = said.splitlines(), json.loads((run / "certificates.json").read_text())
+    assert [(c["quantity"], c["method"]) for c in found["certificates"]][:3] == [
+        ("log p(image, label)", "sandwich"),
+        ("log p(image, label)", "BDMC"),
+        ("log p(image)", "sandwich"),
+    ]
+    for c in found["certificates"]:
+        line = next(row for row in table if row.startswith(f"{c['quantity']}  {c['method']}"))
+        assert f"{c['lower']:.3f}" in line and f"{c['upper']:.3f}" in line
+    assert "What it does not say" in said and "What it says" in said
+    assert max(map(len, table[:-1])) <= 120
+    assert (run / "figures" / "certificates.png").is_file()
+    assert main(["certify", str(run), "--rows", "4", "-k", "9", "--temperatures", "0", "--no-refine", "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+    assert {c["method"] for c in json.loads((run / "certificates.json").read_text())["certificates"]} == {"sandwich"}
+
+
+def test_compare_prints_paired_differences(run, trained, tmp_path, capsys):
+    other = tmp_path / "longer"
+    assert main(["train", "mvae", "--out", str(other), *TINY, "--epochs", "4"]) == 0
+    assert main(["compare", str(run), str(other), "--rows", "40", "-k", "50", "--no-refine"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^longer +-\d+\.\d+", said, re.MULTILINE) and "40 rows" in said
+    assert said.index("longer") < said.index("run "), "the best comes first"
+    assert "at least two runs" in complaint(capsys, "compare", run)
 
 
 # --- demo ----------------------------------------------------------------------------------------------------------

@@ -53,20 +53,22 @@ def test_results_are_those_of_the_estimators(run):
     evaluate_run(run, k=20, rows=30, seed=5)
     found = json.loads((run.folder / "results.json").read_text())
     pair, test = (run.recipe.model, run.recipe.guide), run.splits.test[:30]
+    options = {"k": 20, "refine": True, "seed": 5}
     direct = {
-        "log p(image, label)": log_marginal(*pair, test, k=20, seed=5),
-        "log p(image)": log_marginal(*pair, test.only("image"), k=20, seed=5),
-        "log p(label)": log_marginal(*pair, test.only("label"), k=20, seed=5),
-        "log p(image | label)": log_conditional(*pair, test, "image", "label", k=20, seed=5),
-        "log p(label | image)": log_conditional(*pair, test, "label", "image", k=20, seed=5),
+        "log p(image, label)": log_marginal(*pair, test, **options),
+        "log p(image)": log_marginal(*pair, test.only("image"), **options),
+        "log p(label)": log_marginal(*pair, test.only("label"), **options),
+        "log p(image | label)": log_conditional(*pair, test, "image", "label", **options),
+        "log p(label | image)": log_conditional(*pair, test, "label", "image", **options),
     }
     assert list(found["likelihoods"]) == list(direct)
     for name, evidence in direct.items():
         assert found["likelihoods"][name] == evidence.summary()
         assert evidence.quantity == name
     label = test.x["label"]
-    for name, f in (("accuracy", classify), ("accuracy (guide)", classify_plug_in)):
-        hits = (f(*pair, test, "label", "image", k=20, seed=5).argmax(-1) == label).double()
+    plain = {"k": 20, "seed": 5}
+    for name, f, used in (("accuracy", classify, options), ("accuracy (guide)", classify_plug_in, plain)):
+        hits = (f(*pair, test, "label", "image", **used).argmax(-1) == label).double()
         assert found["accuracy"][name]["value"] == hits.mean().item()
     assert (found["k"], found["seed"], found["rows"]) == (20, 5, 30)
 

@@ -19,7 +19,9 @@ EXAMPLES = """\
 """
 STORY = """\
 Joint, marginal and conditional log-likelihoods by importance sampling, means over the test
-rows in nats, and the accuracy of the label inferred from everything else.
+rows in nats, and the accuracy of the label inferred from everything else.  Draws come from a
+proposal that is first refined for every row (Laplace's approximation, improved by gradient
+steps where that is poor), from the guide and from the prior.
 
   SE          of the mean over rows (for other rows of the same population)
   MC SE       of the mean for these very rows (for other random draws)
@@ -41,6 +43,7 @@ def _fill(p: Parser) -> None:
     add_run(p)
     p.add_argument("-k", type=count, default=1000, metavar="K", help="draws per row (default: 1000)")
     p.add_argument("--rows", type=count, metavar="N", help="the first N test rows only")
+    p.add_argument("--no-refine", action="store_true", help="draw from the guide itself, without refined proposals")
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws (default: 0)")
     p.add_argument("--quiet", action="store_true", help="write the files only")
     add_device(p)
@@ -54,7 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     run = opened(arguments)
     with progress_line(arguments.quiet) as tell:
-        found = evaluate_run(run, arguments.k, arguments.rows, seed=arguments.seed, tell=tell)
+        refine = not arguments.no_refine
+        found = evaluate_run(run, arguments.k, arguments.rows, refine=refine, seed=arguments.seed, tell=tell)
     if not arguments.quiet:
         system = f"{run.settings.variant} on {run.settings.data}"
         print(f"{system}, {found.rows:,} test rows, K = {found.k:,}; nats per row\n")

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from pyro_mm import __version__
 
-__all__ = ["Parser", "above_zero", "assignment", "assignments", "command", "count", "from_zero", "make_parser"]
+__all__ = ["Parser", "above_zero", "assignment", "assignments", "command", "count", "from_zero", "make_parser", "whole"]
 
 INTRO = """\
 Multimodal generative models as Pyro programs: train published variants, and estimate
@@ -33,12 +33,12 @@ class Parser(argparse.ArgumentParser):
 
 def make_parser() -> Parser:
     """The parser of `pyro-mm`."""
-    from pyro_mm.cli import demo, describe, evaluate, generate, listing, plot, train
+    from pyro_mm.cli import certify, compare, demo, describe, evaluate, generate, listing, plot, train
 
     parser = Parser("pyro-mm", description=INTRO, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"pyro_mm {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
-    for module in (demo, listing, describe, train, evaluate, generate, plot):
+    for module in (demo, listing, describe, train, evaluate, certify, compare, generate, plot):
         module.add(commands)
     return parser
 
@@ -76,6 +76,11 @@ def count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got '{text}'")
     return value
+
+
+def whole(text: str) -> int:
+    """A whole number of at least 0."""
+    return 0 if text.strip() == "0" else count(text)
 
 
 def above_zero(text: str) -> float:

@@ -1,18 +1,22 @@
 """Likelihoods with error bars, certificates, calibration, diagnoses and generation for any model/guide pair."""
 
+from pyro_mm.evaluation.ais import ais, log_marginal_ais
 from pyro_mm.evaluation.bits import Bits, bits_per_dim, dequantised
 from pyro_mm.evaluation.calibration import Calibration, Divergence, sbc, symmetric_divergence
+from pyro_mm.evaluation.certificate import Certificate
 from pyro_mm.evaluation.check import CheckReport, PairError, check_pair
 from pyro_mm.evaluation.compare import Comparison, compare
 from pyro_mm.evaluation.conditional import log_conditional, log_conditional_difference, plug_in
 from pyro_mm.evaluation.curves import KCurve, k_curve
 from pyro_mm.evaluation.evidence import Evidence, NoLikelihood
+from pyro_mm.evaluation.gaps import Gaps, gaps
 from pyro_mm.evaluation.generation import Posterior, encode, generate, simulate
+from pyro_mm.evaluation.hmc_means import Means, hmc_means
 from pyro_mm.evaluation.marginal import log_marginal
 from pyro_mm.evaluation.psis import psis, psis_estimate
 from pyro_mm.evaluation.refine import Cascade, GradientSteps, HMCFit, Laplace
 from pyro_mm.evaluation.report import Report, report
-from pyro_mm.evaluation.sandwich import Certificate, sandwich
+from pyro_mm.evaluation.sandwich import sandwich
 
 __all__ = [
     "Bits",
@@ -23,24 +27,30 @@ __all__ = [
     "Comparison",
     "Divergence",
     "Evidence",
+    "Gaps",
     "GradientSteps",
     "HMCFit",
     "KCurve",
     "Laplace",
+    "Means",
     "NoLikelihood",
     "PairError",
     "Posterior",
     "Report",
+    "ais",
     "bits_per_dim",
     "check_pair",
     "compare",
     "dequantised",
     "encode",
+    "gaps",
     "generate",
+    "hmc_means",
     "k_curve",
     "log_conditional",
     "log_conditional_difference",
     "log_marginal",
+    "log_marginal_ais",
     "plug_in",
     "psis",
     "psis_estimate",

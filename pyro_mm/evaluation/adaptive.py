@@ -67,7 +67,10 @@ class Search:
     def improve(self, rows: Tensor) -> None:
         """Refine the proposal of those of the rows for which it pays."""
         for stage, (refiner, worth) in enumerate(zip(self.effort.refiners, WORTH, strict=False)):
-            due = (self.stage[rows] == stage) & ((self.needed[rows] > worth) | (self.doubtful[rows] & (stage == 0)))
+            due = self.needed[rows] > worth
+            if stage == 0:  # where the pilot cannot be relied on, and everywhere when it was asked for
+                due = due | self.doubtful[rows] | (self.effort.refine not in (None, False))
+            due = due & (self.stage[rows] == stage)
             hard = rows[due]
             if not len(hard) or not self._refine(hard, refiner):
                 continue
@@ -76,9 +79,9 @@ class Search:
     def _refine(self, rows: Tensor, refiner: Refiner) -> bool:
         """Fit, look, and keep what is better; False where the latents do not allow it and nobody asked for it."""
         try:
-            self.densities = self.densities or blank(self.quantity, self.block)
             before = [d[rows] for d in self.densities] if bool(self.refined[rows].any()) else []
             found = fit(self.quantity, self.block[rows], refiner, before, self.plan.units)
+            self.densities = self.densities or blank(self.quantity, self.block, found[0].dof, self.plan.units)
         except ValueError:
             if self.effort.refine is None:
                 return False

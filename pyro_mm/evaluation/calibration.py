@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
 from math import nan, sqrt
 from typing import Any
 
@@ -16,16 +15,13 @@ from pyro_mm.batch import Batch
 from pyro_mm.distributions import independent_components
 from pyro_mm.evaluation.chunks import Plan
 from pyro_mm.evaluation.generation import simulated
-from pyro_mm.evaluation.marginal import require_likelihood
 from pyro_mm.evaluation.proposals import evaluating
 from pyro_mm.evaluation.ranks import Probe, proposal_of, uniformity
-from pyro_mm.handlers import Program, particles
-from pyro_mm.weights import Sites, per_datum, run
+from pyro_mm.evaluation.subsets import Sets, Subset, subsets_asked
+from pyro_mm.handlers import Program
+from pyro_mm.weights import Sites
 
 __all__ = ["Calibration", "Divergence", "sbc", "symmetric_divergence"]
-
-Subset = tuple[str, ...]
-Sets = Sequence[str | Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -141,7 +137,7 @@ def sbc(
     if draws < 20:
         raise ValueError(f"ranks among {draws} draws are too coarse for a test: at least 20 are needed")
     plan = Plan.for_batch(batch, draws, chunk)
-    groups, given = _groups(model, batch, subsets)
+    groups, given = subsets_asked(model, batch, subsets)
     ranks: dict[Subset, dict[str, Tensor]] = {}
     probes = []
     with evaluating(model, guide, seed=seed), independent_components():
@@ -210,7 +206,7 @@ def symmetric_divergence(
     With the same seed they meet the same data.  The arguments are those of `sbc`, but for k, the ELBO's draws.
     """
     plan = Plan.for_batch(batch, k, chunk)
-    groups, given = _groups(model, batch, subsets)
+    groups, given = subsets_asked(model, batch, subsets)
     elbo, eubo = {}, {}
     with evaluating(model, guide, seed=seed), independent_components():
         data, truth = simulated(model, batch)
@@ -223,30 +219,6 @@ def symmetric_divergence(
                 lower.append(torch.cat(drawn).mean(0))
             elbo[group], eubo[group] = torch.cat(lower), torch.cat(upper)
     return Divergence(elbo, eubo, k)
-
-
-def _groups(model: Program, batch: Batch, subsets: Sets | None) -> tuple[list[Subset], Subset]:
-    """The subsets, in the batch's order, and what the model is given beside them."""
-    given = tuple(getattr(model, "conditioned_on", ()))
-    require_likelihood(model, given)
-    with evaluating(model, seed=0):
-        sites = run(particles(model, 1), batch[:1])
-    if several := [n for n, site in sites.items() if per_datum(site).shape[1] > 1]:
-        raise ValueError(f"sites {several} have several values per row: pass the programs inside in_subsets(...)")
-    names = [m for m in batch.names if m in sites]
-    present = [m for m in names if bool(batch.mask[m].any())]
-    if subsets is None:
-        sizes = range(1, 5) if len(present) <= 4 else (1, len(present) - 1, len(present))
-        asked = [group for size in sizes for group in combinations(present, size)]
-    else:
-        asked = [(s,) if isinstance(s, str) else tuple(s) for s in subsets]
-    if not asked:
-        raise ValueError(f"no subsets: the model generates {names} of the batch's modalities, {present} in some row")
-    if unknown := {m for group in asked for m in group} - set(names):
-        raise ValueError(f"subsets name {sorted(unknown)}, but the model generates {names} of the batch's modalities")
-    if empty := [s for s in asked if not set(s) & set(present)]:
-        raise ValueError(f"no row of the batch has anything of {empty[0]}")
-    return list(dict.fromkeys(tuple(m for m in names if m in s) for s in asked)), given
 
 
 def _blocks(

@@ -11,10 +11,13 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_mm.batch import Batch
-from pyro_mm.evaluation.chunks import Plan
+from pyro_mm.evaluation.chunks import MEMORY
+from pyro_mm.evaluation.effort import Effort, fit_all, proposal_of
+from pyro_mm.evaluation.estimation import planned
 from pyro_mm.evaluation.evidence import NoLikelihood
-from pyro_mm.evaluation.marginal import require_likelihood
-from pyro_mm.evaluation.proposals import Draws, Proposal, evaluating, shares_of
+from pyro_mm.evaluation.marginal import Marginal, require_likelihood
+from pyro_mm.evaluation.proposals import Draws, evaluating, summed
+from pyro_mm.evaluation.refine import Refiner
 from pyro_mm.handlers import Program
 
 __all__ = ["classify", "classify_plug_in"]
@@ -28,8 +31,10 @@ def classify(
     given: str | Sequence[str] = ("image",),
     k: int = 1000,
     *,
+    refine: Refiner | bool = False,
     defensive: float = 0.1,
     chunk: int | None = None,
+    memory: int = MEMORY,
     seed: int | None = None,
 ) -> Tensor:
     """p(y = c | x_B) for every class c: the model's own Bayes classifier, `(N, C)`, rows of sum 1.
@@ -41,13 +46,14 @@ def classify(
     Args:
         of: a modality whose likelihood has finitely many values, such as `Categorical`.
         given: the modalities B that are looked at.
-        k, defensive, chunk, seed: as in `log_marginal`.
+        k, refine, defensive, chunk, memory, seed: as in `log_marginal`.
 
     Raises:
         NoLikelihood: the model defines no p(x_B, z) or no p(y | z).
         ValueError: unknown modalities, `of` among `given`, or an `of` whose values cannot be listed.
     """
-    return _classified(model, guide, batch, of, given, k, shares_of(1, defensive), True, chunk, seed)
+    effort = Effort(k, None, refine, defensive, False, chunk, memory, seed)
+    return _classified(model, guide, batch, of, given, effort, True)
 
 
 def classify_plug_in(
@@ -65,7 +71,7 @@ def classify_plug_in(
 
     What most papers call the coherence or accuracy of cross-generation; arguments as in `classify`.
     """
-    return _classified(model, guide, batch, of, given, k, [1.0, 0.0], False, chunk, seed)
+    return _classified(model, guide, batch, of, given, Effort(k, defensive=0.0, chunk=chunk, seed=seed), False)
 
 
 def _classified(
@@ -74,30 +80,30 @@ def _classified(
     batch: Batch,
     of: str,
     given: str | Sequence[str],
-    k: int,
-    shares: list[float],
+    effort: Effort,
     weighted: bool,
-    chunk: int | None,
-    seed: int | None,
 ) -> Tensor:
     names = (given,) if isinstance(given, str) else tuple(given)
     if not names or of in names:
         raise ValueError(f"classify '{of}' from at least one other modality; got given={list(names)}")
     require_likelihood(model, names, of=(of,))
     known = batch.only(*names)
-    plan = Plan.for_batch(known, k, chunk)
+    quantity = Marginal(model, guide, "", effort)
     rows = []
-    with evaluating(model, guide, seed=seed):
+    with evaluating(model, guide, seed=effort.seed):
+        plan = planned(quantity, known, effort)
         for block in plan.blocks(known):
-            proposal = Proposal(model, [(guide, block)], shares)
+            proposal = proposal_of(quantity, block, effort, fit_all(quantity, block, effort, plan.units))
             total: Tensor | None = None
-            for which in plan.slices(proposal.assign(k)):
+            for which in plan.slices(proposal.assign(effort.draws)):
                 with _Classes(of) as seen:
                     draws = proposal.draw(block, which)
                 _require_sites(model, names, draws)
                 log_p = seen.log_probs()
-                if weighted:  # where latents are enumerated, p(y | z, c) and the weight both depend on c
-                    log_p = log_p + draws.log_terms([m for m in names if m in draws.log_likelihood])
+                # Where latents are enumerated, p(y | z, c) and the weight, or p(c | z), both depend on c.
+                known_ones = [m for m in names if m in draws.log_likelihood]
+                terms = draws.log_terms(known_ones) if weighted else draws.log_prior - summed(draws.log_prior)
+                log_p = log_p.reshape(len(log_p), *[1] * (terms.dim() + 1 - log_p.dim()), *log_p.shape[1:]) + terms
                 part = torch.logsumexp(log_p, tuple(range(1, log_p.dim() - 1)))
                 total = part if total is None else torch.logaddexp(total, part)
             assert total is not None
@@ -131,7 +137,7 @@ class _Classes(Messenger):
             return
         if msg["name"] == self.of:
             self.fn = msg["fn"]
-        elif not msg["is_observed"] and isinstance(msg["mask"], Tensor):
+        elif not msg["is_observed"] and isinstance(msg["mask"], Tensor) and "_enumerate_dim" not in msg["infer"]:
             seen = msg["mask"].reshape(msg["mask"].shape + (1,) * msg["fn"].event_dim)
             msg["value"] = torch.where(seen, msg["value"], msg["fn"].sample())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import copysign, erfc, inf, isfinite, nan, sqrt
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_mm.evaluation.evidence import Evidence
+from pyro_mm.tables import aligned
 
 __all__ = ["Comparison", "Difference", "compare"]
 
@@ -156,7 +157,7 @@ class Comparison:
             if (d := differences.get(name)) is not None:
                 row += [f"{d.mean:+.3f}", f"{d.se:.3f}", f"{d.mc_se:.4f}", f"{d.z:+.1f}", f"{d.p:.2g}"]
             rows.append(row + [""] * (len(rows[0]) - len(row)))
-        return "\n".join([head, "", *_aligned(rows), *(f"warning: {w}" for w in self.warnings)])
+        return "\n".join([head, "", *aligned(rows), *(f"warning: {w}" for w in self.warnings)])
 
 
 def compare(results: Mapping[str, Evidence]) -> Comparison:
@@ -210,12 +211,3 @@ def _warning(d: Difference) -> str:
         f"'{d.a}' over '{d.b}' rests on the {d.unreliable_share:.1%} of rows with an unreliable k-hat "
         f"(all: {d.mean:+.3f} +- {d.se:.3f}; others: {rest}); use more draws or a better guide"
     )
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:], strict=True))]).rstrip()
-        for r in rows
-    ]

@@ -6,13 +6,15 @@ other draw by a run of its own.  With psi_0 the randomness of the run and psi_1.
 
     E[p(x, z) / mean_{j=0..J} q(z | x, psi_j)] = p(x)
 
-whatever J is (Sobolev & Vetrov 2019): exchangeability of the psi_j.
+whatever J is (Sobolev & Vetrov 2019): exchangeability of the psi_j.  Every draw needs a psi_0..J of its own: were they
+shared, as by a plate of particles round a guide that draws its noise per row, the weights would err together, and no
+number of them would make up for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -60,7 +62,6 @@ class GuideView:
 
     def __init__(self, guide: Program, view: Batch) -> None:
         self.guide, self.view, self.rows = guide, view, len(view)
-        self.replays = guide.replays if isinstance(guide, SemiImplicit) else 0
         self.sites: Sites = {}
 
     @property
@@ -69,14 +70,9 @@ class GuideView:
 
     def draw(self, k: int) -> Drawn:
         self.sites = run(particles(self.guide, k), self.view)
-        values = {n: s.value for n, s in self.sites.items()}
-        own = [log_density(self.sites), *(self._replayed(values, k) for _ in range(self.replays))]
-        return Drawn(values, _mean(own))
+        return Drawn({n: s.value for n, s in self.sites.items()}, log_density(self.sites))
 
     def log_prob(self, values: dict[str, Tensor], k: int) -> Tensor:
-        return _mean([self._replayed(values, k) for _ in range(1 + self.replays)])
-
-    def _replayed(self, values: dict[str, Tensor], k: int) -> Tensor:
         sites = replay(particles(self.guide, k), self.view, values)
         self.sites = self.sites or sites
         return log_density(sites)
@@ -94,14 +90,61 @@ class GuideView:
             raise ValueError(f"site '{name}' has event shape {ours} in the guide and {theirs} in the model")
 
 
+class HiddenView(GuideView):
+    """A guide with randomness of its own, run on a row of its own for every draw."""
+
+    def __init__(self, guide: SemiImplicit, view: Batch) -> None:
+        super().__init__(guide, view)
+        self.replays = guide.replays
+
+    def draw(self, k: int) -> Drawn:
+        apart = run(particles(self.guide, 1), self._repeated(k))
+        own = log_density(apart)
+        flat = {n: s.value for n, s in apart.items()}
+        logs = [own, *(log_density(self._replayed(flat, k)) for _ in range(self.replays))]
+        self.sites = {n: replace(s, value=_together(s, k)) for n, s in apart.items()}
+        return Drawn({n: s.value for n, s in self.sites.items()}, _mean(logs).view(k, -1))
+
+    def log_prob(self, values: dict[str, Tensor], k: int) -> Tensor:
+        known = self.sites or run(particles(self.guide, 1), self.view)
+        flat = {n: _apart(v, known[n].fn.event_dim, k, self.rows) for n, v in values.items() if n in known}
+        runs = [self._replayed(flat, k) for _ in range(1 + self.replays)]
+        self.sites = self.sites or {n: replace(s, value=_together(s, k)) for n, s in runs[0].items()}
+        return _mean([log_density(sites) for sites in runs]).view(k, -1)
+
+    def _repeated(self, k: int) -> Batch:
+        return self.view[torch.arange(self.rows, device=self.view.device).repeat(k)]
+
+    def _replayed(self, flat: dict[str, Tensor], k: int) -> Sites:
+        return replay(particles(self.guide, 1), self._repeated(k), flat)
+
+
+def _together(site: Site, k: int) -> Tensor:
+    """`(1, nested, K N, *event)` as `(K, nested, N, *event)`."""
+    event = site.fn.event_dim
+    value = site.value.unflatten(-1 - event, (k, -1)).movedim(-2 - event, -3 - event)
+    return value.squeeze(-4 - event)
+
+
+def _apart(value: Tensor, event: int, k: int, n: int) -> Tensor:
+    """`(K, nested, N, *event)` as `(1, nested, K N, *event)`."""
+    lead = value.shape[: value.dim() - event]
+    value = value.expand(*lead[:-3], k, lead[-2], n, *value.shape[len(lead) :])
+    return value.unsqueeze(-4 - event).movedim(-3 - event, -2 - event).flatten(-2 - event, -1 - event)
+
+
 def guide_views(guide: Program, batch: Batch) -> Iterator[tuple[float, GuideView]]:
     """(share, component): the guide itself, or all of its views when it is a mixture over them (`random_views`)."""
     views = getattr(guide, "mixture_views", None)
     if views is None:
-        yield 1.0, GuideView(guide, batch)
+        yield 1.0, _view(guide, batch)
     else:
         for share, program, view in views(batch):
-            yield share, GuideView(program, view)
+            yield share, _view(program, view)
+
+
+def _view(guide: Program, batch: Batch) -> GuideView:
+    return HiddenView(guide, batch) if isinstance(guide, SemiImplicit) else GuideView(guide, batch)
 
 
 def log_density(sites: Sites, depth: int | None = None) -> Tensor:

@@ -21,7 +21,7 @@ from pyro_mm.evaluation.streaming import RatioSums, WeightSums
 from pyro_mm.handlers import Impute, Program, particles
 from pyro_mm.weights import Sites, check_sites, run
 
-__all__ = ["log_conditional", "log_conditional_difference", "plug_in"]
+__all__ = ["asked_for", "conditional_name", "log_conditional", "log_conditional_difference", "plug_in"]
 
 Names = str | Sequence[str]
 
@@ -105,9 +105,11 @@ def _difference(
         own = replace(effort, seed=stream)
         parts.append(estimated(Marginal(program, guide, quantity_of(program, view), own), view, own))
     both, part = parts
-    draws = None if both.draws is None or part.draws is None else torch.maximum(both.draws, part.draws)
+    draws = None
+    if both.draws is not None or part.draws is not None:
+        draws = torch.maximum(both.draws_per_datum, part.draws_per_datum)
     return Evidence(
-        _quantity(a, b),
+        conditional_name(a, b),
         both.estimate - part.estimate,
         (both.se**2 + part.se**2).sqrt(),
         torch.minimum(both.ess, part.ess),
@@ -193,7 +195,7 @@ class Conditional:
         u, w = sums.numerator, sums.denominator
         shown = [f"guide({', '.join(names)})" for names in (self.of + self.given, self.given)]
         return Evidence(
-            _quantity(self.of, self.given),
+            conditional_name(self.of, self.given),
             sums.estimate,
             sums.variance.sqrt(),
             1 / torch.maximum(u.concentration, w.concentration),
@@ -217,7 +219,25 @@ def _names(of: Names, given: Names, batch: Batch) -> tuple[tuple[str, ...], tupl
     return a, b
 
 
-def _quantity(a: tuple[str, ...], b: tuple[str, ...]) -> str:
+def asked_for(
+    model: Program, batch: Batch, of: Names | None, given: Names | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """A and B of a conditional that the model is known to define.
+
+    Raises:
+        NoLikelihood: it does not.
+        ValueError: one of them is left out, they overlap, or name unknown modalities.
+    """
+    if of is None or given is None:
+        raise ValueError(f"a conditional needs both `of` and `given`; got of={of!r}, given={given!r}")
+    a, b = _names(of, given, batch)
+    require_likelihood(model, b, of=a)
+    _known_sites(model, batch.only(*a, *b), a, b)
+    return a, b
+
+
+def conditional_name(a: Sequence[str], b: Sequence[str]) -> str:
+    """`log p(image | label)`."""
     return f"log p({', '.join(a)} | {', '.join(b)})"
 
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation.chunks import MEMORY, Plan
 from pyro_mm.evaluation.components import Component
 from pyro_mm.evaluation.evidence import Evidence
 from pyro_mm.evaluation.latents import Coordinates
-from pyro_mm.evaluation.proposals import Proposal
+from pyro_mm.evaluation.proposals import Proposal, evaluating
 from pyro_mm.evaluation.refine import Cascade, GradientSteps, Laplace, Refined, Refiner
+from pyro_mm.evaluation.refine.laplace import spread_of
 from pyro_mm.evaluation.target import Target
 from pyro_mm.handlers import Program, particles
 from pyro_mm.weights import run
 
-__all__ = ["Effort", "Quantity", "blank", "fit", "proposal_of"]
+__all__ = ["Effort", "Quantity", "blank", "fit", "fit_all", "gradients", "proposal_of", "refinable"]
 
 K, CAP = 1000, 100_000
 PILOTS = 200  # draws of the guide that a refiner starts from
@@ -65,7 +68,8 @@ class Effort:
         kinds = [c.label for c in proposal.components if isinstance(c, Refined)]
         parts = [f"{each * (1 - REFINED if kinds else 1.0):g} {name}" for name in guides]
         parts += [f"{each * REFINED:g} {kind}" for kind in kinds]
-        return " + ".join([*parts, f"{self.defensive:g} prior"]) if self.defensive or len(parts) > 1 else guides[0]
+        parts += [f"{self.defensive:g} prior"] if self.defensive else []
+        return " + ".join(parts) if len(parts) > 1 else guides[0]
 
 
 class Quantity(Protocol):
@@ -96,15 +100,49 @@ def proposal_of(quantity: Quantity, block: Batch, effort: Effort, refined: Seque
     return Proposal(quantity.model, components, [*shares, effort.defensive], effort.independent)
 
 
-def blank(quantity: Quantity, block: Batch) -> list[Refined]:
-    """Standard normals in the place of refined densities, to be replaced row by row."""
+def refinable(model: Program, guide: Program, batch: Batch) -> bool:
+    """Can proposals be refined?  All latents of the guide must be continuous, and the model's others enumerated."""
+    with evaluating(model, guide, seed=0):
+        try:
+            sites = run(particles(guide, 1), batch[:1])
+            Target(model, batch[:1], Coordinates.of(sites, 1))
+        except ValueError:
+            return False
+    return True
+
+
+def fit_all(quantity: Quantity, block: Batch, effort: Effort, chunk: int = 4096) -> list[Refined]:
+    """The refined densities asked for, one for every view; none where none was asked for."""
+    refined: list[Refined] = []
+    for refiner in effort.refiners:
+        refined = fit(quantity, block, refiner, refined, chunk)
+    return refined
+
+
+def blank(quantity: Quantity, block: Batch, dof: float = inf, chunk: int = 4096) -> list[Refined]:
+    """The guide's moments in the place of refined densities, to be replaced row by row."""
     out = []
     for view in quantity.views(block):
-        sites = run(particles(quantity.guide, 1), view)
-        where = Coordinates.of(sites, len(view))
-        loc = where.pack({n: s.value for n, s in sites.items()})[0] * 0
-        out.append(Refined(where, loc, torch.eye(where.dim).to(loc).repeat(len(loc), 1, 1), label="refined"))
+        where, pilots = piloted(quantity.guide, view, chunk)
+        out.append(Refined(where, pilots.mean(0), torch.diag_embed(spread_of(pilots)), dof))
     return out
+
+
+def piloted(guide: Program, view: Batch, chunk: int, k: int = PILOTS) -> tuple[Coordinates, Tensor]:
+    """The guide's latents as real numbers, and K of its draws `(K, N, D)`, `chunk` rows x particles at a time."""
+    parts, step = [], max(1, chunk // len(view))
+    for start in range(0, k, step):
+        sites = run(particles(guide, min(step, k - start)), view)
+        where = Coordinates.of(sites, len(view))
+        parts.append(where.pack({n: s.value for n, s in sites.items()}))
+    return where, torch.cat(parts)
+
+
+def gradients(quantity: Quantity, block: Batch, k: int) -> None:
+    """What a refiner does in one pass: the posterior's gradient at K draws of the guide."""
+    view = quantity.views(block)[0]
+    where, pilots = piloted(quantity.guide, view, k * len(view), k)
+    Target(quantity.model, view, where, k * len(view)).gradient(pilots)
 
 
 def fit(
@@ -117,9 +155,7 @@ def fit(
     """
     out = []
     for i, view in enumerate(quantity.views(block)):
-        sites = run(particles(quantity.guide, PILOTS), view)
-        where = Coordinates.of(sites, len(view))
+        where, pilots = piloted(quantity.guide, view, chunk)
         target = Target(quantity.model, view, where, chunk)
-        pilots = where.pack({n: s.value for n, s in sites.items()})
         out.append(refiner(target, pilots, before[i] if before else None))
     return out

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation.adaptive import PILOT, adaptive
 from pyro_mm.evaluation.chunks import Plan
-from pyro_mm.evaluation.effort import Effort, Quantity, fit, proposal_of
+from pyro_mm.evaluation.effort import Effort, Quantity, fit_all, gradients, proposal_of
 from pyro_mm.evaluation.evidence import Evidence
 from pyro_mm.evaluation.proposals import evaluating
-from pyro_mm.evaluation.refine import Refined
 
 __all__ = ["estimated", "planned"]
 
@@ -37,14 +37,19 @@ def planned(quantity: Quantity, batch: Batch, effort: Effort) -> Plan:
         return Plan.for_batch(batch, k, effort.chunk)
     one = batch[:1]
     probe = proposal_of(quantity, one, effort)
-    plan = Plan.for_batch(batch, k, None, effort.memory, lambda n: probe.draw(one, probe.assign(n)))
+
+    def one_pass(n: int) -> None:
+        probe.draw(one, probe.assign(n))
+        if effort.refiners:
+            with suppress(ValueError):  # what cannot be refined says so when it is
+                gradients(quantity, one, n)
+
+    plan = Plan.for_batch(batch, k, None, effort.memory, one_pass)
     # Refining takes many steps of few particles: it wants many rows in each.
     return plan.regrouped(min(len(batch), max(1, plan.units // STEP))) if effort.refiners else plan
 
 
 def _fixed(quantity: Quantity, block: Batch, effort: Effort, plan: Plan) -> Evidence:
     """The same K for every row."""
-    refined: list[Refined] = []
-    for refiner in effort.refiners:
-        refined = fit(quantity, block, refiner, refined, plan.units)
+    refined = fit_all(quantity, block, effort, plan.units)
     return quantity.measured(proposal_of(quantity, block, effort, refined), block, plan, effort.draws)

@@ -28,8 +28,8 @@ class Evidence:
     Attributes:
         quantity: what was estimated, e.g. `log p(image | label)`.
         estimate: log of the importance-sampling average; for marginals a lower bound in expectation.
-        se: Monte Carlo standard error of `estimate` (i.i.d. form): right for k-hat below about 0.5, a little small up to
-            the threshold (0.7), and not to be believed above it.
+        se: Monte Carlo standard error of `estimate` (i.i.d. form): right for k-hat below about 0.5, a little small up
+            to the threshold (0.7), and not to be believed above it.
         ess: effective number of the K draws (for a conditional, the smaller of its two parts').
         khat: Pareto shape of the weights' tail (for a conditional, the larger); -inf where the largest are equal.
         bias: first-order estimate of the estimator's bias; `estimate - bias` is the corrected value.
@@ -137,7 +137,8 @@ class Evidence:
     def rows(self, index: Tensor) -> Evidence:
         """Some rows, in the order of `index`."""
         parts: dict[str, Any] = {f: getattr(self, f)[index] for f in PER_DATUM}
-        return replace(self, **parts, draws=None if self.draws is None else self.draws[index])
+        draws = None if self.draws is None else self.draws[index]
+        return replace(self, **parts, draws=draws, k=self.k if draws is None else int(draws.max()))
 
     @staticmethod
     def join(parts: Sequence[Evidence]) -> Evidence:
@@ -148,4 +149,7 @@ class Evidence:
         if any(p.draws is not None or p.k != k for p in parts):
             draws = torch.cat([p.draws_per_datum for p in parts])
         proposal = "; ".join(dict.fromkeys(p.proposal for p in parts))
-        return Evidence(first.quantity, **tensors, k=k, proposal=proposal, prior_sites=first.prior_sites, draws=draws)
+        aim = first.target_se if len({p.target_se for p in parts}) == 1 else None
+        return Evidence(
+            first.quantity, **tensors, k=k, proposal=proposal, prior_sites=first.prior_sites, draws=draws, target_se=aim
+        )

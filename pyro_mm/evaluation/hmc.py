@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import pi
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 __all__ = ["Look", "State", "adapted", "first_step", "transition"]
 
 GOAL = 0.65  # acceptance, near the optimum for HMC (Beskos et al. 2013)
+JITTER = 0.3  # the share by which a step may be shorter or longer
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ def transition(
         step: leapfrog step per datum `(N,)`.
         leaps: leapfrog steps.
     """
-    size = step.to(state.u.dtype).unsqueeze(-1)
+    # The same for all, whatever the state: a fixed length would resonate with some directions and hardly move there.
+    jitter = 1 + JITTER * (2 * torch.rand(state.u.shape[:2], device=state.u.device) - 1)
+    size = (step * jitter).to(state.u.dtype).unsqueeze(-1)
     root = root.to(state.u.dtype)
     r = torch.randn_like(state.u)
     kinetic = 0.5 * r.square().sum(-1)
@@ -83,9 +87,12 @@ def first_step(dim: int, n: int, device: torch.device | None = None) -> Tensor:
     return torch.full((n,), dim**-0.25, dtype=torch.float64, device=device)
 
 
-def adapted(step: Tensor, rate: Tensor) -> Tensor:
-    """The step per datum, longer where chains were accepted more often than the goal."""
-    return step * torch.exp(0.5 * (rate.mean(0).double() - GOAL))
+def adapted(step: Tensor, rate: Tensor, leaps: int) -> Tensor:
+    """The step per datum, longer where chains were accepted more often than the goal, up to a quarter of a period.
+
+    In coordinates in which the posterior is about a standard normal, a quarter of a period (pi / 2) forgets the start.
+    """
+    return (step * torch.exp(0.5 * (rate.mean(0).double() - GOAL))).clamp(max=0.5 * pi / leaps)
 
 
 def _pull(root: Tensor, slope: Tensor) -> Tensor:

@@ -96,11 +96,11 @@ class Coordinates:
         total = torch.zeros_like(u[..., 0])
         for p in self.parts:
             free = u[..., p.start : p.start + p.size].reshape(*u.shape[:2], *p.free_shape)
-            free = free.movedim(1, -1 - p.free_event)
+            free = free.movedim((0, 1), (-3 - p.free_event, -1 - p.free_event))
             values[p.name] = p.change(free)
             slope = p.change.log_abs_det_jacobian(free, values[p.name])
             batch = values[p.name].shape[: values[p.name].dim() - p.event]
-            slope = slope.reshape(*batch, -1).sum(-1).movedim(-1, 1).flatten(2).sum(-1)
+            slope = slope.reshape(*batch, -1).sum(-1).movedim((-3, -1), (0, 1)).flatten(2).sum(-1)
             total = total + torch.where(self.seen[:, p.start], slope, 0.0)
         return values, total
 
@@ -110,11 +110,12 @@ class Coordinates:
 
 
 def _rows_second(free: Tensor, n: int, event: int) -> Tensor:
-    """`(K, nested, N, *event)`, with or without K and nested, as `(K, N, nested, *event)`."""
+    """`(nested, K, nested, N, *event)`, with or without all but N, as `(K, N, nested, *event)`."""
     while free.dim() < 3 + event:
         free = free.unsqueeze(0)
     lead = free.shape[: free.dim() - event - 1]
-    return free.expand(*lead, n, *free.shape[free.dim() - event :]).movedim(-1 - event, 1)
+    free = free.expand(*lead, n, *free.shape[free.dim() - event :])
+    return free.movedim((-3 - event, -1 - event), (0, 1))
 
 
 def _seen(site: Site, n: int) -> Tensor:

@@ -25,7 +25,7 @@ from pyro_mm.evaluation.modules import modules_of
 from pyro_mm.handlers import Program, particles
 from pyro_mm.weights import Sites, depth_of, replay, run
 
-__all__ = ["Draws", "Proposal", "evaluating", "proposal_name", "shares_of"]
+__all__ = ["Draws", "Proposal", "evaluating", "proposal_name", "shares_of", "summed"]
 
 Shares = Sequence[tuple[float, Component]]
 
@@ -162,7 +162,12 @@ class Proposal:
         model, depth = enumerated
         hidden = {n: s for n, s in model.items() if not s.observed and n not in values}
         summed_over = {n for n, s in hidden.items() if s.enumerated and depth is not None}
-        log_prior = log_density({n: s for n, s in model.items() if n in values or n in summed_over}, depth)
+        # Drawn with one value of an enumerated latent, and scored under all of them: such a draw does not cancel.
+        tied = {n for n, s in hidden.items() if n not in summed_over and row_wise(s, depth).dim() > 2}
+        log_prior = log_density({n: s for n, s in model.items() if n in values or n in summed_over | tied}, depth)
+        if tied:
+            drawn = summed(log_density({n: hidden[n] for n in summed_over | tied}, depth))
+            log_q = [q + drawn for q in log_q]
         parts = [q + log(a) for q, a in zip(log_q, self._exact, strict=False) if a > 0]
         if self._exact[-1] > 0:
             parts.append(summed(log_prior) + log(self._exact[-1]))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+import pyro
 import torch
 from torch import Tensor
 
@@ -14,7 +16,7 @@ from pyro_mm.evaluation.proposals import summed
 from pyro_mm.handlers import Program, particles
 from pyro_mm.weights import depth_of, replay, run
 
-__all__ = ["Target", "value_and_gradient"]
+__all__ = ["Target", "exploring", "value_and_gradient"]
 
 Density = Callable[[Tensor], Tensor]
 
@@ -48,7 +50,8 @@ class Target:
 
     def __call__(self, u: Tensor) -> Tensor:
         """`(K, N, D)` to `(K, N)`, nats, float64."""
-        return torch.cat([self._pass(part) for part in u.split(self.particles)])
+        with pyro.validation_enabled(False):
+            return torch.cat([self._pass(part) for part in u.split(self.particles)])
 
     def _pass(self, u: Tensor) -> Tensor:
         values, jacobian = self.coordinates.unpack(u)
@@ -57,9 +60,12 @@ class Target:
 
     def prior(self, k: int) -> Tensor:
         """K draws of u from the model's prior, `(K, N, D)`."""
-        with torch.no_grad():
-            sites = run(particles(self.model, k), self.batch)
-        return self.coordinates.pack({n: s.value for n, s in sites.items()})
+        parts = []
+        for start in range(0, k, self.particles):
+            with torch.no_grad():
+                sites = run(particles(self.model, min(self.particles, k - start)), self.batch)
+            parts.append(self.coordinates.pack({n: s.value for n, s in sites.items()}))
+        return torch.cat(parts)
 
     def gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Values `(K, N)` and gradients `(K, N, D)`."""
@@ -67,10 +73,17 @@ class Target:
         return torch.cat([v for v, _ in parts]), torch.cat([g for _, g in parts])
 
 
+@contextmanager
+def exploring() -> Iterator[None]:
+    """With gradients, and without validation: a step may well leave the support, where the density is not finite."""
+    # cuDNN has no backward pass of recurrent networks in evaluation mode.
+    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False), pyro.validation_enabled(False):
+        yield
+
+
 def value_and_gradient(density: Density, u: Tensor) -> tuple[Tensor, Tensor]:
     """Of a density of points `(K, N, D)` that treats every one by itself; 0 where the density is not finite."""
-    # cuDNN has no backward pass of recurrent networks in evaluation mode.
-    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+    with exploring():
         u = u.detach().requires_grad_()
         value = density(u)
         (slope,) = torch.autograd.grad(value.sum(), u)

@@ -9,6 +9,7 @@ from pyro_mm.guides.fusion import (
     product_of_posteriors,
 )
 from pyro_mm.guides.joint_encoder import Concatenation, JointEncoder
+from pyro_mm.guides.randomness import random_views, semi_implicit
 from pyro_mm.guides.surrogate import Surrogate
 
 __all__ = [
@@ -21,4 +22,6 @@ __all__ = [
     "mixture_of_products",
     "product_of_experts",
     "product_of_posteriors",
+    "random_views",
+    "semi_implicit",
 ]

@@ -30,6 +30,7 @@ def semi_implicit(guide: Program, replays: int) -> SemiImplicit:
 
     q_J(z) = 1/(J+1) sum_{j=0..J} q(z | x, psi_j), psi_0 what z was drawn with (Sobolev & Vetrov 2019).  A likelihood is
     right with any J, 0 included; more runs lower its variance.  Where psi has few values, `random_views` is exact.
+    The guide has to draw psi anew for every row; in a likelihood it is run on a row of its own for every draw of z.
     """
     if replays < 0:
         raise ValueError(f"replays must be at least 0, got {replays}")
@@ -55,8 +56,8 @@ class RandomViews(Verb):
 
     def forward(self, batch: Batch) -> Any:
         drawn = torch.multinomial(self.weights, len(batch), replacement=True)
-        keep = self.subsets.choice(batch.names)
-        return self.program(batch.visible({m: keep[m].to(drawn.device)[drawn] for m in batch.names}))
+        keep = {m: chosen.to(drawn.device)[drawn] for m, chosen in self.subsets.choice(batch.names).items()}
+        return self.program(batch.masked(keep))
 
     def mixture_views(self, batch: Batch) -> Iterator[tuple[float, Program, Batch]]:
         """(probability, guide, what it sees) of every subset: the guide is the mixture of these."""

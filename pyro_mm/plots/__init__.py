@@ -4,19 +4,30 @@ Matplotlib is imported when a figure is drawn, not before.  Figures stay open, s
 that draws many closes them with `close(figure)`.
 """
 
+from pyro_mm.plots.calibration import bounds_by_subset, calibration_ecdf
+from pyro_mm.plots.certificates import certificates
 from pyro_mm.plots.curves import khat_histogram, loss_curves
+from pyro_mm.plots.evidence import k_curve, khat_over_data, report
+from pyro_mm.plots.gaps import gaps_by_subset
 from pyro_mm.plots.grids import cross_generation, prior_samples, reconstructions
 from pyro_mm.plots.latents import latent_map
 from pyro_mm.plots.show import written
 from pyro_mm.plots.style import close
 
 __all__ = [
+    "bounds_by_subset",
+    "calibration_ecdf",
+    "certificates",
     "close",
     "cross_generation",
+    "gaps_by_subset",
+    "k_curve",
     "khat_histogram",
+    "khat_over_data",
     "latent_map",
     "loss_curves",
     "prior_samples",
     "reconstructions",
+    "report",
     "written",
 ]

@@ -92,7 +92,7 @@ def khat_histogram(
     Raises:
         ValueError: there is nothing to draw.
     """
-    named = _named(evidences)
+    named = by_quantity(evidences)
     values = {q: np.nan_to_num(e.khat.detach().double().cpu().numpy(), nan=np.inf) for q, e in named.items()}
     limits = [threshold(e.k) for e in named.values()]
     inside = [np.clip(v[v <= CEILING], FLOOR, CEILING) for v in values.values()]
@@ -194,7 +194,7 @@ def _legend(figure: Any, columns: Sequence[str], terms: Sequence[str]) -> None:
     figure.legend(handles=[solid, dashed], loc="outside lower center", ncols=2)
 
 
-def _named(evidences: Evidence | Sequence[Evidence] | Mapping[str, Evidence]) -> dict[str, Evidence]:
+def by_quantity(evidences: Evidence | Sequence[Evidence] | Mapping[str, Evidence]) -> dict[str, Evidence]:
     if isinstance(evidences, Evidence):
         evidences = [evidences]
     if isinstance(evidences, Mapping):

@@ -14,7 +14,7 @@ from pyro_mm.evaluation.curves import KCurve
 from pyro_mm.evaluation.evidence import Evidence
 from pyro_mm.evaluation.psis import threshold
 from pyro_mm.evaluation.report import Report
-from pyro_mm.plots.curves import CEILING, FLOOR, _named
+from pyro_mm.plots.curves import CEILING, FLOOR, by_quantity
 from pyro_mm.plots.style import GREY, INK, PALE, PALETTE, Place, colours, drawing, finish, tint
 
 __all__ = ["k_curve", "khat_over_data", "report"]
@@ -96,7 +96,7 @@ def khat_over_data(
     Raises:
         ValueError: there is nothing to draw.
     """
-    named = _named(evidences)
+    named = by_quantity(evidences)
     with drawing() as plt:
         size = (5.6, 2.3 * len(named) + 0.4)
         figure, grid = plt.subplots(len(named), 1, figsize=size, squeeze=False, layout="constrained")

@@ -78,9 +78,8 @@ class Refined:
     def log_density(self, u: Tensor) -> Tensor:
         """Of u `(K, N, D)`, without the Jacobian of z(u)."""
         seen = self.coordinates.seen
-        away = (u.double() - self.loc).permute(1, 2, 0)  # (N, D, K): one triangular solve per row
-        scaled = torch.linalg.solve_triangular(self.root, away, upper=False).permute(2, 0, 1)
-        square = torch.where(seen, scaled.square(), 0.0).sum(-1)
+        away = torch.where(seen, u.double() - self.loc, 0.0).permute(1, 2, 0)  # (N, D, K): one solve per row
+        square = torch.linalg.solve_triangular(self.root, away, upper=False).square().sum(1).T
         size = seen.sum(-1).double()
         spread = torch.where(seen, self.root.diagonal(dim1=-2, dim2=-1), 1.0).log().sum(-1)
         if self.dof == inf:

@@ -52,6 +52,8 @@ class GradientSteps:
     def fit(self, target: Target, loc: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
         """Shift and log-widths `(N, D)` in units of the start's root."""
 
+        seen = target.coordinates.seen  # elsewhere widths would grow without end
+
         def slope(theta: Tensor) -> Tensor:
             # Antithetic pairs: what is odd in the noise cancels.
             noise = torch.randn((self.draws + 1) // 2, *loc.shape, dtype=loc.dtype, device=loc.device)
@@ -60,7 +62,7 @@ class GradientSteps:
             _, gradient = target.gradient(loc + torch.einsum("nij,knj->kni", root, theta[0] + width * noise))
             # d/dv [log p(x, u) - log q(v)], u = loc + R v; -d log q / dv = noise / width.
             path = torch.einsum("nij,kni->knj", root, gradient.to(root.dtype)) + noise / width
-            return torch.stack([path.mean(0), (path * noise).mean(0) * width])
+            return torch.stack([path.mean(0), (path * noise).mean(0) * width]) * seen
 
         theta = ascend(loc.new_zeros(2, *loc.shape), slope, self.steps, self.rate)
         return theta[0], theta[1]

@@ -69,7 +69,7 @@ class HMCFit:
         for t in range(self.warmup + self.draws):
             state, rate = transition(state, look, root, step, self.leaps)
             if t < self.warmup:
-                step = adapted(step, rate)
+                step = adapted(step, rate, self.leaps)
             else:
                 kept.append(state.u)
         return torch.stack(kept)

@@ -15,6 +15,7 @@ from pyro_mm.evaluation.target import Target
 __all__ = ["Laplace", "curvature", "inverse_root", "mode"]
 
 PRIOR = 4000  # draws from the prior, over all rows, that say how wide it is
+NARROW = 0.05  # of the prior's width: the least that a coordinate is measured in
 TRIED = 20  # of the guide's draws as starting points
 
 
@@ -40,7 +41,8 @@ class Laplace:
         """From the guide's draws of u `(P, N, D)`; what came `before` is not used."""
         prior = target.prior(max(2, PRIOR // len(pilots[0])))
         along = informed(target, pilots, prior)
-        scale = spread_of(pilots)
+        # A guide far too narrow would set units in which the mode is out of reach.
+        scale = torch.maximum(spread_of(pilots), NARROW * prior.std((0, 1)))
         u = mode(target, best_of(target, pilots[:TRIED]), scale, self.steps)
         precision = curvature(target, u, scale, along)
         u = newton(target, u, precision)
@@ -84,13 +86,17 @@ def mode(target: Target, start: Tensor, scale: Tensor, steps: int, rate: float =
 
 
 def informed(target: Target, pilots: Tensor, prior: Tensor, least: float = 0.02) -> Tensor:
-    """Indices of the coordinates about which the data say something: KL(guide || prior) of `least` nats, rows' mean."""
+    """Indices of the coordinates about which the data say something: KL(guide || prior) of `least` nats, rows' mean.
+
+    All of them where the guide is the prior throughout: then it cannot tell.
+    """
     loc, spread = prior.mean((0, 1)), prior.std((0, 1)).clamp(min=1e-6)
     ratio = (pilots.std(0) / spread).square().clamp(min=1e-6)
     divergence = 0.5 * (ratio + ((pilots.mean(0) - loc) / spread).square() - 1 - ratio.log())
     seen = target.coordinates.seen
     mean = (divergence * seen).sum(0) / seen.sum(0).clamp(min=1)
-    return (mean > least + 1 / len(pilots)).nonzero().flatten()  # of moments from P draws: 1/P of noise
+    found = mean > least + 1 / len(pilots)  # of moments from P draws: 1/P of noise
+    return (found | ~found.any()).nonzero().flatten()
 
 
 def as_prior_elsewhere(u: Tensor, root: Tensor, along: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,78 @@
+"""Two-sided ends of a log-likelihood on data simulated from the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import sqrt
+from typing import Any
+
+from torch import Tensor
+
+from pyro_mm.batch import Batch
+
+__all__ = ["Certificate", "MEANING"]
+
+MEANING = """\
+What it says: on data drawn from this very model, with the same modalities missing, the estimator's error is at most the
+gap, in the mean over data: lower and upper end enclose the mean of the true values in expectation.
+What it does not say: that real data are as easy (compare ESS and k-hat there with those here; where they are worse, use
+more draws or a refined proposal), that every single datum is enclosed, or that the model is any good."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Ends `(N,)` in nats that enclose a log-likelihood in expectation, on data simulated from the model.
+
+    Attributes:
+        lower, upper: E[lower] <= E[truth] <= E[upper]; for means over data, not for every datum.
+        data: the simulated data.
+        k: draws, or chains, per datum.
+        method: `sandwich` or `BDMC`.
+        quantity: what is enclosed.
+        ess, khat: of the weights behind the lower end (for a conditional, the worse of both parts), `(N,)`.
+        settings: what else is needed to repeat it, and acceptance rates.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    data: Batch
+    k: int
+    method: str = "sandwich"
+    quantity: str = "log p(x)"
+    ess: Tensor | None = None
+    khat: Tensor | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def gap(self) -> float:
+        """Mean of upper - lower."""
+        return (self.upper - self.lower).mean().item()
+
+    @property
+    def gap_se(self) -> float:
+        """Its standard error over the simulated data."""
+        n = len(self.lower)
+        return (self.upper - self.lower).std().item() / sqrt(n) if n > 1 else float("nan")
+
+    def summary(self) -> dict[str, Any]:
+        """Numbers for a table or JSON."""
+        return {
+            "quantity": self.quantity,
+            "method": self.method,
+            "lower": self.lower.mean().item(),
+            "upper": self.upper.mean().item(),
+            "gap": self.gap,
+            "gap_se": self.gap_se,
+            "n": len(self.lower),
+            "k": self.k,
+            **({} if self.ess is None else {"median_ess": self.ess.median().item()}),
+            **self.settings,
+        }
+
+    def __repr__(self) -> str:
+        more = "".join(f", {name.replace('_', ' ')} {value}" for name, value in self.settings.items())
+        return (
+            f"{self.method} of {self.quantity} on {len(self.lower)} simulated data, K={self.k}{more}: "
+            f"{self.lower.mean().item():.3f} to {self.upper.mean().item():.3f} nats, "
+            f"gap {self.gap:.4f} +- {self.gap_se:.4f}"
+        )

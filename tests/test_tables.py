@@ -1,0 +1,11 @@
+"""Tables of text."""
+
+from pyro_mm.tables import aligned
+
+
+def test_the_first_column_is_to_the_left_and_the_others_to_the_right() -> None:
+    assert aligned([["", "mean"], ["long name", "1.0"], ["b", "-12.25"]]) == [
+        "             mean",
+        "long name     1.0",
+        "b          -12.25",
+    ]
