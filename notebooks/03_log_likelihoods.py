@@ -181,7 +181,7 @@ table(["guide", "prior share", "mean error", "bias says", "k-hat too high", "cov
 # * For narrow ones they are too small, and the estimated bias is far below the real one: what has not been drawn cannot
 #   be corrected for.
 # * The last column warns of the warning.  Dropping the rows whose k-hat is too high does **not** leave the good ones:
-#   under a bad proposal a low k-hat means that the tail was not met.  The rows that look best are the most wrong:
+#   under a bad proposal a low k-hat means that the tail was not met.  The rows that look best are the most biased:
 
 # %%
 figure, ax = plt.subplots(figsize=(5.6, 2.8), layout="constrained")
@@ -315,7 +315,7 @@ _ = figure.legend(loc="outside upper center", ncols=3, frameon=False)
 # %%
 report = mm.check_pair(model, OneExpert(moe, "a"), rows[:32], k=200, raise_on_failure=False)
 for check in report.failures:
-    print(f"{check.name}: {check.measured}\n    {check.fix}")
+    print(check.name, check.measured.replace("; ", "\n    ").replace(" for ", " for\n    "), sep=": ")
 
 # %% [markdown]
 # The third mistake cannot be made by accident here.  A guide-only site has no counterpart in the model, so its density
@@ -662,7 +662,7 @@ left = unfair.difference("true", "b noisier")
 print(f"\nrows with both k-hats below their thresholds: {left.reliable_mean:+.3f} +- {left.reliable_se:.3f}")
 
 # %% [markdown]
-# The alarm is the column `unreliable`.  To keep only the reliable rows would not help: they are the most wrong ones
+# The alarm is the column `unreliable`.  To keep only the reliable rows would not help: they are the most biased
 # (section 2).  So: one estimator and one effort for both, k-hat low for both, a certificate for each, and then the
 # paired difference.
 

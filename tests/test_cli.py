@@ -24,7 +24,7 @@ from pyro_mm.training import NonFiniteLoss
 from pyro_mm.training.leg import Leg
 
 TINY = ["--epochs", "1", "--dim", "3", "--batch-size", "256", "--quiet", "--device", "cpu"]
-COMMANDS = ("demo", "list", "describe", "train", "evaluate", "certify", "compare", "generate", "plot")
+COMMANDS = ("demo", "list", "describe", "train", "evaluate", "certify", "diagnose", "compare", "generate", "plot")
 
 
 @pytest.fixture(scope="module")
@@ -467,6 +467,22 @@ def test_compare_prints_paired_differences(run, trained, tmp_path, capsys):
     assert re.search(r"^longer +-\d+\.\d+", said, re.MULTILINE) and "40 rows" in said
     assert said.index("longer") < said.index("run "), "the best comes first"
     assert "at least two runs" in complaint(capsys, "compare", run)
+
+
+def test_diagnose_prints_what_the_functions_find(run, capsys):
+    from pyro_mm import evaluation
+
+    assert main(["diagnose", str(run), "--rows", "40", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    opened = open_run(run)
+    pair, test = (opened.recipe.model, opened.recipe.guide), opened.splits.test[:40]
+    for found in (
+        evaluation.report(*pair, test, seed=0),
+        evaluation.sbc(*pair, test, seed=0),
+        evaluation.symmetric_divergence(*pair, test, seed=0),
+    ):
+        assert repr(found) in said
+    assert {"report.png", "calibration.png"} <= {p.name for p in (run / "figures").iterdir()}
 
 
 # --- demo ----------------------------------------------------------------------------------------------------------

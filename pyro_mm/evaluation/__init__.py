@@ -3,7 +3,7 @@
 from pyro_mm.evaluation.ais import ais, log_marginal_ais
 from pyro_mm.evaluation.bits import Bits, bits_per_dim, dequantised
 from pyro_mm.evaluation.calibration import Calibration, Divergence, sbc, symmetric_divergence
-from pyro_mm.evaluation.certificate import Certificate
+from pyro_mm.evaluation.certificate import MEANING, Certificate
 from pyro_mm.evaluation.check import CheckReport, PairError, check_pair
 from pyro_mm.evaluation.compare import Comparison, compare
 from pyro_mm.evaluation.conditional import log_conditional, log_conditional_difference, plug_in
@@ -13,7 +13,7 @@ from pyro_mm.evaluation.gaps import Gaps, gaps
 from pyro_mm.evaluation.generation import Posterior, encode, generate, simulate
 from pyro_mm.evaluation.hmc_means import Means, hmc_means
 from pyro_mm.evaluation.marginal import log_marginal
-from pyro_mm.evaluation.psis import psis, psis_estimate
+from pyro_mm.evaluation.psis import psis, psis_estimate, threshold
 from pyro_mm.evaluation.refine import Cascade, GradientSteps, HMCFit, Laplace
 from pyro_mm.evaluation.report import Report, report
 from pyro_mm.evaluation.sandwich import sandwich
@@ -32,6 +32,7 @@ __all__ = [
     "HMCFit",
     "KCurve",
     "Laplace",
+    "MEANING",
     "Means",
     "NoLikelihood",
     "PairError",
@@ -59,4 +60,5 @@ __all__ = [
     "sbc",
     "simulate",
     "symmetric_divergence",
+    "threshold",
 ]

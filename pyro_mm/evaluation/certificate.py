@@ -54,6 +54,13 @@ class Certificate:
         n = len(self.lower)
         return (self.upper - self.lower).std().item() / sqrt(n) if n > 1 else float("nan")
 
+    @property
+    def mc_se(self) -> float | None:
+        """Monte Carlo standard error of the mean lower end; what both ends share of it does not show in the gap."""
+        if self.ess is None:
+            return None
+        return (1 / self.ess - 1 / self.k).clamp(min=0.0).sum().sqrt().item() / len(self.ess)
+
     def summary(self) -> dict[str, Any]:
         """Numbers for a table or JSON."""
         return {
@@ -65,7 +72,7 @@ class Certificate:
             "gap_se": self.gap_se,
             "n": len(self.lower),
             "k": self.k,
-            **({} if self.ess is None else {"median_ess": self.ess.median().item()}),
+            **({} if self.ess is None else {"median_ess": self.ess.median().item(), "mc_se": self.mc_se}),
             **self.settings,
         }
 
@@ -75,4 +82,5 @@ class Certificate:
             f"{self.method} of {self.quantity} on {len(self.lower)} simulated data, K={self.k}{more}: "
             f"{self.lower.mean().item():.3f} to {self.upper.mean().item():.3f} nats, "
             f"gap {self.gap:.4f} +- {self.gap_se:.4f}"
+            + ("" if self.mc_se is None else f" (MC of the ends {self.mc_se:.4f})")
         )

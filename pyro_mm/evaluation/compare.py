@@ -15,6 +15,7 @@ from pyro_mm.tables import aligned
 
 __all__ = ["Comparison", "Difference", "compare"]
 
+MANY = 0.25  # a share of unreliable rows beyond which their order says little, whatever the others say
 SIGNIFICANT = 1.96  # standard errors: a two-sided 5 % test
 
 
@@ -111,10 +112,13 @@ class Comparison:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Pairs of models (with the best, or next to each other) whose order rests on unreliable estimates."""
+        """Pairs of models (with the best, or next to each other) whose order rests on unreliable estimates.
+
+        It does where those decide, and where they are many: a poor proposal biases the other rows as well.
+        """
         pairs = [(self.best, n) for n in self.names[1:]] + list(zip(self.names[1:], self.names[2:], strict=False))
         found = [self.difference(a, b) for a, b in pairs]
-        return tuple(_warning(d) for d in found if d.decided_by_unreliable)
+        return tuple(_warning(d) for d in found if d.decided_by_unreliable or d.unreliable_share > MANY)
 
     def difference(self, a: str, b: str) -> Difference:
         """Model `a` minus model `b`, row by row.

@@ -28,8 +28,9 @@ class Evidence:
     Attributes:
         quantity: what was estimated, e.g. `log p(image | label)`.
         estimate: log of the importance-sampling average; for marginals a lower bound in expectation.
-        se: Monte Carlo standard error of `estimate` (i.i.d. form): right for k-hat below about 0.5, a little small up
-            to the threshold (0.7), and not to be believed above it.
+        se: Monte Carlo standard error of `estimate` (i.i.d. form): right for k-hat below about 0.5, small up to the
+            threshold (0.7), and not to be believed above it.  Of one datum k-hat is a noisy judge: look at the share of
+            data above the threshold.  Where it is large, the others' errors are too small as well.
         ess: effective number of the K draws (for a conditional, the smaller of its two parts').
         khat: Pareto shape of the weights' tail (for a conditional, the larger); -inf where the largest are equal.
         bias: first-order estimate of the estimator's bias; `estimate - bias` is the corrected value.
@@ -82,6 +83,11 @@ class Evidence:
         if self.draws is not None:
             return self.draws
         return torch.full((len(self),), self.k, device=self.estimate.device)
+
+    @property
+    def threshold(self) -> float:
+        """Of k-hat, for `k` draws."""
+        return threshold(self.k)
 
     @property
     def reliable(self) -> Tensor:

@@ -35,7 +35,7 @@ def calibration_ecdf(
 
     The dark band holds 95 % of the curves of an exact guide; the light one all of them together, over all subsets, with
     probability 1 - `level` (simultaneous bands of Säilynoja, Bürkner & Vehtari 2022).  A curve that leaves the light
-    one is coloured: low and then high from too narrow a guide, the other way round from too wide a one, on one side
+    one is coloured: high and then low from too narrow a guide, the other way round from too wide a one, on one side
     from a shifted one.  Bands are those of the panel's most frequent quantities: ones with fewer rows have wider bands.
 
     Args:

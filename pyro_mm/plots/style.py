@@ -58,8 +58,14 @@ def drawing() -> Iterator[Any]:
     import matplotlib.pyplot as plt
 
     settings: Any = RC  # matplotlib types the keys as literals
-    with plt.rc_context(settings):
-        yield plt
+    interactive = plt.isinteractive()
+    try:
+        with plt.rc_context(settings):
+            yield plt
+            interactive = plt.isinteractive()
+    finally:
+        # A notebook's backend turns this on with the first figure; the context would turn it off again.
+        plt.interactive(interactive)
 
 
 def finish(figure: Any, path: Place) -> None:

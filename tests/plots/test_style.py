@@ -10,6 +10,7 @@ import pytest
 
 from pyro_mm import likelihoods, plots, variants
 from pyro_mm.modality import Modality
+from pyro_mm.plots.style import drawing
 
 
 def test_figures_are_saved_whole_and_closed(tmp_path: Path) -> None:
@@ -33,3 +34,17 @@ def test_importing_plots_does_not_import_matplotlib() -> None:
     code = "import sys, pyro_mm.plots, pyro_mm.describe, pyro_mm.arviz; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"matplotlib", "arviz", "xarray"} & set(done.stdout.split())
+
+
+def test_what_a_backend_turns_on_with_the_first_figure_stays_on() -> None:
+    """As a notebook's does: figures drawn later would not be shown."""
+    import matplotlib
+
+    before = matplotlib.is_interactive()
+    try:
+        matplotlib.interactive(False)
+        with drawing():
+            matplotlib.interactive(True)
+        assert matplotlib.is_interactive()
+    finally:
+        matplotlib.interactive(before)

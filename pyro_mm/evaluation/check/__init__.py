@@ -58,8 +58,8 @@ CHECKS = (
         "hidden randomness",
         purity.hidden_randomness,
         (*RUNS, "repeatable"),
-        "a program may not draw outside pyro.sample (drop-out included): enumerate the choices and score their "
-        "mixture, or switch the module to eval()",
+        "a program may not draw outside pyro.sample (drop-out included): switch the module to eval(), let "
+        "random_views(...) choose what the guide sees, or score the guide by semi_implicit(...)",
     ),
     Spec(
         "particle plate",
@@ -168,6 +168,7 @@ def check_pair(
     Raises:
         PairError: (a ValueError) listing every check that failed, what it measured, and the fix.
     """
+    guide = getattr(guide, "program", guide) if hasattr(guide, "mixture_views") else guide  # its views are enumerated
     if k < 50:
         raise ValueError(f"densities and bounds are compared over at least 50 draws; got k={k}")
     store = pyro.get_param_store()

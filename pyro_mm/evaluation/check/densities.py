@@ -82,6 +82,8 @@ def guide_density(pair: Pair) -> str:
     with evaluating(pair.model, pair.guide, seed=pair.seed), independent_components():
         for label, view in pair.views():
             sites = run(pair.guide, copy_of(view))
+            for name, site in sites.items():
+                _require_support(name, site)
             names = [n for n, s in sites.items() if is_continuous(s) and bool(_unmasked(s).any())]
             if not names:
                 continue
@@ -94,6 +96,17 @@ def guide_density(pair: Pair) -> str:
             density = _replayed(pair, view, where, rows, drawn)
             deviations[label] = bridge(pilots[:, rows], where.pack(drawn)[:, rows], density)
     return _judge(deviations, "guide site")
+
+
+def _require_support(name: str, site: Site) -> None:
+    """A distribution that does not say its support would be left out of the check in silence."""
+    try:
+        site.fn.support  # noqa: B018
+    except (AttributeError, NotImplementedError) as error:
+        raise Failure(
+            f"the distribution of '{name}' ({type(site.fn).__name__}) has no `support`, so its density is not checked",
+            "give the distribution its support, for example support = constraints.real_vector",
+        ) from error
 
 
 def _replayed(pair: Pair, view: Batch, where: Coordinates, rows: Tensor, drawn: dict[str, Tensor]) -> Density:
