@@ -20,7 +20,7 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg SMOKE=1 $(BIN)/pyte
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cpu demo lint format test test-fast clean distclean
+.PHONY: help setup setup-cpu demo bench lint format test test-fast clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -46,6 +46,10 @@ setup-cpu: | $(BIN)/python  ## the same with CPU-only torch and torchvision (Lin
 
 demo: $(STAMP)  ## train, evaluate and plot on real digits, on CPU; results under runs/demo
 	$(BIN)/pyro-mm demo
+
+bench: $(STAMP)  ## what an accuracy of the likelihood costs, on the demo's MVAE (runs the demo first)
+	@test -d runs/demo/mvae/model || $(MAKE) demo
+	$(BIN)/python benchmarks/likelihoods.py runs/demo/mvae --rows 359
 
 lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ too, in stages that cost more and more, and the better one taken.  The reported 
 number and their proposal were fixed before any of them was made.  A datum whose standard error then misses the target
 is estimated once more, by more and again fresh draws, never by adding to those at hand: sampling until the standard
 error looks small stops where the large weights happen to be missing.  (A trace of that remains, since a datum is done
-when its own draws look even; it is of the order of the logarithm's bias, half the squared standard error.)
+when its own draws look even: some two squared standard errors where weights are heavy-tailed, less where they are not.)
 """
 
 from __future__ import annotations
@@ -79,16 +79,20 @@ class Search:
     def _refine(self, rows: Tensor, refiner: Refiner) -> bool:
         """Fit, look, and keep what is better; False where the latents do not allow it and nobody asked for it."""
         try:
-            before = [d[rows] for d in self.densities] if bool(self.refined[rows].any()) else []
-            found = fit(self.quantity, self.block[rows], refiner, before, self.plan.units)
-            self.densities = self.densities or blank(self.quantity, self.block, found[0].dof, self.plan.units)
+            whole = self.densities or blank(self.quantity, self.block, self.plan.units)
+            before = [d[rows] for d in whole]
+            refit = bool(self.refined[rows].any())
+            found = fit(self.quantity, self.block[rows], refiner, before if refit else [], self.plan.units)
         except ValueError:
             if self.effort.refine is None:
                 return False
             raise
+        if not self.densities:
+            for d, f in zip(whole, found, strict=True):
+                d.dof = f.dof
         better = needed(self._pilot(rows, found), self.target)
         wins = ((better < self.needed[rows]) | (self.doubtful[rows] & ~self.refined[rows])).nonzero().flatten()
-        self.densities = [d.replaced(rows[wins], f[wins]) for d, f in zip(self.densities, found, strict=True)]
+        self.densities = [d.replaced(rows[wins], f[wins]) for d, f in zip(whole, found, strict=True)]
         self.needed[rows[wins]], self.refined[rows[wins]] = better[wins], True
         return True
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
 from typing import Protocol
 
 import torch
@@ -119,12 +118,12 @@ def fit_all(quantity: Quantity, block: Batch, effort: Effort, chunk: int = 4096)
     return refined
 
 
-def blank(quantity: Quantity, block: Batch, dof: float = inf, chunk: int = 4096) -> list[Refined]:
+def blank(quantity: Quantity, block: Batch, chunk: int = 4096) -> list[Refined]:
     """The guide's moments in the place of refined densities, to be replaced row by row."""
     out = []
     for view in quantity.views(block):
         where, pilots = piloted(quantity.guide, view, chunk)
-        out.append(Refined(where, pilots.mean(0), torch.diag_embed(spread_of(pilots)), dof))
+        out.append(Refined(where, pilots.mean(0), torch.diag_embed(spread_of(pilots))))
     return out
 
 

@@ -105,7 +105,15 @@ class Coordinates:
         return values, total
 
     def __getitem__(self, rows: slice | Tensor) -> Coordinates:
-        """The same layout for some of the rows."""
+        """The same layout for some of the rows.
+
+        Raises:
+            ValueError: naming a latent whose support differs between rows.
+        """
+        for p in self.parts:
+            event = p.free_shape[len(p.free_shape) - p.free_event :]
+            if p.change(self.seen.new_zeros(event, dtype=torch.float64)).dim() > p.event:
+                raise ValueError(f"latent '{p.name}' has another support in every row: it cannot be refined row by row")
         return Coordinates(self.parts, self.seen[rows])
 
 

@@ -131,13 +131,13 @@ def test_log_conditionals_are_those_of_quadrature(
 def test_the_bayes_classifier_is_that_of_quadrature() -> None:
     """The label depends on c alone: p(y | z_k) and the weights share the dimension of c, not that of s."""
     batch = rows()
-    found = classify(Clusters(), wide, batch, given=("a", "b"), k=40_000, seed=0)
+    found = classify(Clusters(), wide, batch, given=("a", "b"), k=20_000, seed=0)
     posterior = torch.logsumexp(Clusters.joint(batch.only("a", "b")), 0).softmax(-1)
-    torch.testing.assert_close(found, posterior @ LABEL, atol=0.01, rtol=0)
-    plug_in = classify_plug_in(Clusters(), wide, batch, given=("a", "b"), k=40_000, seed=0)
+    torch.testing.assert_close(found, posterior @ LABEL, atol=0.015, rtol=0)
+    plug_in = classify_plug_in(Clusters(), wide, batch, given=("a", "b"), k=20_000, seed=0)
     given_z = (SHARES.log() + normal(Z.unsqueeze(-1), LOC, WIDTH)).softmax(-1)
     weight = normal(Z, 0.5, 3.0).softmax(0)
-    torch.testing.assert_close(plug_in, (weight @ given_z @ LABEL).expand(len(batch), 3), atol=0.01, rtol=0)
+    torch.testing.assert_close(plug_in, (weight @ given_z @ LABEL).expand(len(batch), 3), atol=0.015, rtol=0)
 
 
 def test_a_label_that_no_discrete_latent_touches() -> None:
@@ -157,8 +157,8 @@ def test_a_label_that_no_discrete_latent_touches() -> None:
     log_a = torch.logsumexp(SHARES.log() + normal(batch.x["a"].unsqueeze(-1), Z.view(-1, 1, 1) + LOC, WIDTH), -1)
     weight = (torch.where(batch.mask["a"], log_a, 0.0) + normal(Z, 0.0, 1.0).unsqueeze(-1)).softmax(0)
     expected = torch.einsum("zn,zc->nc", weight, torch.stack([Z, 0 * Z, -2 * Z], -1).softmax(-1))
-    found = classify(model, wide, batch, given="a", k=40_000, seed=0)
-    torch.testing.assert_close(found, expected, atol=0.01, rtol=0)
+    found = classify(model, wide, batch, given="a", k=20_000, seed=0)
+    torch.testing.assert_close(found, expected, atol=0.015, rtol=0)
 
 
 def test_summing_has_less_variance_than_drawing() -> None:

@@ -80,3 +80,65 @@ def test_paired_differences_are_sharper_than_the_means() -> None:
     one, other = (log_marginal(LG.model(), guide(kind, LG), data, 500, seed=0) for kind in ("moe", "posteriors"))
     difference = (one.estimate - other.estimate).mean().item()
     assert abs(difference) < 4 * (one.mean_se_mc**2 + other.mean_se_mc**2) ** 0.5 < one.mean_se / 5
+
+
+def test_draws_and_reliability_datum_by_datum() -> None:
+    """The threshold of a datum is that of its own number of draws."""
+    draws = torch.tensor([100, 1000, 10, 5000])
+    ev = evidence(4, k=5000, draws=draws, khat=torch.full((4,), 0.6).double())
+    assert [threshold(k) for k in draws.tolist()] == pytest.approx([0.5, 2 / 3, 0.0, 0.7])
+    assert ev.reliable.tolist() == [False, True, False, True] and ev.unreliable_share == 0.5
+    assert torch.equal(ev.draws_per_datum, draws)
+    assert evidence(3).draws_per_datum.tolist() == [1000] * 3
+    assert "K=10 to 5000" in repr(ev) and ev.summary()["median_draws"] == 100.0
+
+
+def test_reached_needs_an_error_that_can_be_believed() -> None:
+    se = torch.tensor([0.05, 0.05, 0.2, 0.0, 0.1], dtype=torch.float64)
+    khat = torch.tensor([0.3, 0.9, 0.3, torch.inf, 0.3]).double()
+    ev = evidence(5, se=se, khat=khat, target_se=0.1)
+    assert ev.reached.tolist() == [True, False, False, True, True], "no error at all needs no tail"
+    assert ev.summary()["reached"] == 0.6 and "SE 0.1 reached by 60.0%" in repr(ev)
+    with pytest.raises(ValueError, match="no target_se was asked for"):
+        _ = evidence().reached
+
+
+@pytest.mark.parametrize("index", [torch.tensor([4, 0, 4]), torch.tensor([0, 0, 1, 0, 0, 1]) > 0])
+def test_rows_take_everything_with_them(index: Tensor) -> None:
+    ev = evidence(6, k=900, draws=torch.arange(100, 700, 100), khat=torch.linspace(0, 1, 6).double(), target_se=0.2)
+    some = ev.rows(index)
+    for name in ("estimate", "se", "ess", "khat", "bias", "draws", "reliable", "reached", "corrected"):
+        assert torch.equal(getattr(some, name), getattr(ev, name)[index]), name
+    assert some.k == int(ev.draws_per_datum[index].max()), "the most of any of these rows"
+    assert evidence(6, k=900).rows(index).k == 900
+    assert some.mean == pytest.approx(ev.estimate[index].mean().item())
+
+
+def test_join_of_different_numbers_of_draws() -> None:
+    few, many = evidence(2, k=100), evidence(3, k=1000, proposal="other")
+    mixed = evidence(2, k=400, draws=torch.tensor([300, 400]))
+    joined = Evidence.join([few, many, mixed, few])
+    assert joined.draws_per_datum.tolist() == [100, 100, 1000, 1000, 1000, 300, 400, 100, 100]
+    assert (joined.k, joined.proposal) == (1000, "guide; other")
+    assert torch.equal(joined.reliable, torch.cat([p.reliable for p in (few, many, mixed, few)]))
+    assert Evidence.join([few, few]).draws is None
+    back = joined.rows(torch.tensor([7, 8]))
+    assert back.k == 100 and torch.equal(back.estimate, few.estimate) and torch.equal(back.reliable, few.reliable)
+
+
+def test_join_keeps_a_common_target() -> None:
+    parts = [evidence(2, target_se=0.2), evidence(1, target_se=0.2, k=100)]
+    assert torch.equal(Evidence.join(parts).reached, torch.cat([p.reached for p in parts]))
+    assert Evidence.join([evidence(2, target_se=0.2), evidence(1)]).target_se is None
+
+
+def test_join_is_what_one_run_would_have_given() -> None:
+    """Of the same draws: with the exact guide every weight is p(x)."""
+    batch = hidden(LG.sample(30))
+    whole = log_marginal(LG.model(), LG.exact_guide(), batch, 50, defensive=0.0)
+    parts = [log_marginal(LG.model(), LG.exact_guide(), batch[rows], k, defensive=0.0)
+             for rows, k in ((slice(0, 10), 50), (slice(10, 30), 70))]  # fmt: skip
+    joined = Evidence.join(parts)
+    torch.testing.assert_close(joined.estimate, whole.estimate)
+    assert joined.draws_per_datum.tolist() == [50] * 10 + [70] * 20
+    torch.testing.assert_close(joined.ess, joined.draws_per_datum.double())

@@ -350,7 +350,9 @@ CASES = {"hierarchical": layers, "private": private, "nested and positive": nest
 BOTH = Cascade((Laplace(), GradientSteps(40, 4)), enough=1.0)
 
 
-@pytest.mark.parametrize("refiner", [Laplace(), BOTH, HMCFit()], ids=["Laplace", "both", "HMC"])
+@pytest.mark.parametrize(
+    "refiner", [Laplace(), BOTH, pytest.param(HMCFit(), marks=pytest.mark.slow)], ids=["Laplace", "both", "HMC"]
+)
 @pytest.mark.parametrize("case", CASES)
 def test_latents_of_every_kind_can_be_refined(case: str, refiner: Refiner) -> None:
     known = CASES[case]()
