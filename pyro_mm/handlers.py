@@ -5,7 +5,7 @@ A program is anything called as `program(batch)`; every verb keeps its parameter
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -227,6 +227,18 @@ class Impute(Messenger):
         elif mask is not False:
             seen = mask.reshape(mask.shape + (1,) * msg["fn"].event_dim)
             msg["value"] = torch.where(seen, value, msg["value"])
+
+
+class AtMean(Messenger):
+    """Latents of these names take the mean of their distribution instead of a draw."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__()
+        self.wanted = frozenset(names)
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["name"] in self.wanted and not msg["is_observed"]:
+            msg["value"] = msg["fn"].mean.expand_as(msg["value"])
 
 
 def rows_of(*programs: Program) -> Callable[[Batch], Tensor | None]:

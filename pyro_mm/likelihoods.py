@@ -132,10 +132,15 @@ class Binomial(Likelihood):
 
 @dataclass(frozen=True)
 class Normal(Likelihood):
-    """Real values; `scale=None` learns one scale for the modality, or one per element with `shared=False`."""
+    """Real values; `scale=None` learns one scale for the modality, or one per element with `shared=False`.
+
+    With `bounded` the mean is the sigmoid of the raw output, for data in [0, 1]; a squared error lambda |x - mean|^2
+    in a published loss is this density with scale 1 / sqrt(2 lambda), up to a constant.
+    """
 
     scale: float | None = None
     shared: bool = True
+    bounded: bool = False
 
     def __post_init__(self) -> None:
         if self.scale is not None and not self.scale > 0:
@@ -146,12 +151,15 @@ class Normal(Likelihood):
             return {}
         return {"log_scale": torch.zeros(() if self.shared else shape)}
 
+    def _mean(self, raw: Tensor) -> Tensor:
+        return raw.sigmoid() if self.bounded else raw
+
     def _scale(self, raw: Tensor, log_scale: Tensor | None) -> Tensor:
         return raw.new_tensor(self.scale) if log_scale is None else log_scale.exp()
 
     def __call__(self, raw: Tensor, shape: Shape, **learnt: Tensor) -> dist.TorchDistribution:
         scale = self._scale(raw, learnt.get("log_scale"))
-        return dist.Normal(raw, scale, validate_args=False).to_event(len(shape))
+        return dist.Normal(self._mean(raw), scale, validate_args=False).to_event(len(shape))
 
 
 @dataclass(frozen=True)
@@ -162,7 +170,7 @@ class Laplace(Normal):
 
     def __call__(self, raw: Tensor, shape: Shape, **learnt: Tensor) -> dist.TorchDistribution:
         scale = self._scale(raw, learnt.get("log_scale"))
-        return dist.Laplace(raw, scale, validate_args=False).to_event(len(shape))
+        return dist.Laplace(self._mean(raw), scale, validate_args=False).to_event(len(shape))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyro.distributions as dist
@@ -109,14 +109,16 @@ def expect_shape(modality: Modality, x: Tensor) -> None:
         raise ValueError(f"modality '{modality.name}': got a tensor of shape {tuple(x.shape)}, expected (..., {shape})")
 
 
-def encoders(modalities: Sequence[Modality], dim: int, family: Family = dist.Normal) -> dict[str, Encoder]:
-    """One encoder per modality, by name."""
-    return {m.name: m.encoder(dim, family) for m in modalities}
+def encoders(
+    modalities: Sequence[Modality], dim: int | Mapping[str, int], family: Family = dist.Normal
+) -> dict[str, Encoder]:
+    """One encoder per modality, by name; latents of one size, or of a size for each."""
+    return {m.name: m.encoder(dim if isinstance(dim, int) else dim[m.name], family) for m in modalities}
 
 
-def decoders(modalities: Sequence[Modality], dim: int) -> dict[str, Decoder]:
-    """One decoder per modality, by name."""
-    return {m.name: m.decoder(dim) for m in modalities}
+def decoders(modalities: Sequence[Modality], dim: int | Mapping[str, int]) -> dict[str, Decoder]:
+    """One decoder per modality, by name; from latents of one size, or of a size for each."""
+    return {m.name: m.decoder(dim if isinstance(dim, int) else dim[m.name]) for m in modalities}
 
 
 def names_of(modalities: Sequence[Modality]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MLP", "Conv", "Custom", "Embedding", "Linear", "Net", "Recurrent", "event_flat", "flat"]
+__all__ = ["MLP", "Conv", "Custom", "Embedding", "Linear", "Net", "Recurrent", "Spectrogram", "event_flat", "flat"]
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,16 @@ class Linear(Net):
 
 @dataclass(frozen=True)
 class MLP(Net):
-    """Fully connected layers; `widths` are the hidden sizes."""
+    """Fully connected layers; `widths` are the hidden sizes, `norm` (`nn.BatchNorm1d`) stands before activations."""
 
     widths: tuple[int, ...] = (256, 256)
     activation: type[nn.Module] = nn.ReLU
+    norm: Callable[[int], nn.Module] | None = None
 
     def _hidden(self, size: int) -> tuple[list[nn.Module], int]:
         layers: list[nn.Module] = []
         for width in self.widths:
-            layers += [nn.Linear(size, width), self.activation()]
+            layers += [nn.Linear(size, width), *([self.norm(width)] if self.norm else []), self.activation()]
             size = width
         return layers, size
 
@@ -87,12 +88,13 @@ class Embedding(Net):
 class Conv(Net):
     """Strided convolutions for images `(C, H, W)` or `(H, W)`; H and W divisible by `2 ** len(channels)`.
 
-    Two layers suit 8x8 and 28x28.
+    Two layers suit 8x8 and 28x28.  `width` is the size of the hidden layer behind them, or the sizes of several.
     """
 
     channels: tuple[int, ...] = (32, 64)
-    width: int = 256
+    width: int | tuple[int, ...] = 256
     activation: type[nn.Module] = nn.ReLU
+    bias: bool = True
 
     def _image(self, shape: Sequence[int]) -> tuple[int, int, int]:
         c, h, w = (1, *shape) if len(shape) == 2 else tuple(shape) if len(shape) == 3 else (0, 0, 0)
@@ -108,22 +110,58 @@ class Conv(Net):
         c, h, w = self._image(shape)
         layers: list[nn.Module] = [Reshape((c, h, w))]
         for width in self.channels:
-            layers += [nn.Conv2d(c, width, 4, stride=2, padding=1), self.activation()]
+            layers += [nn.Conv2d(c, width, 4, stride=2, padding=1, bias=self.bias), self.activation()]
             c = width
         size = c * (h >> len(self.channels)) * (w >> len(self.channels))
-        layers += [nn.Flatten(), nn.Linear(size, self.width), self.activation(), nn.Linear(self.width, out)]
-        return nn.Sequential(*layers)
+        hidden, last = MLP(self._widths(), self.activation)._hidden(size)
+        return nn.Sequential(*layers, nn.Flatten(), *hidden, nn.Linear(last, out))
+
+    def _widths(self) -> tuple[int, ...]:
+        return (self.width,) if isinstance(self.width, int) else tuple(self.width)
 
     def decoder(self, dim: int, shape: Sequence[int]) -> nn.Module:
         c, h, w = self._image(shape)
         deep = (self.channels[-1], h >> len(self.channels), w >> len(self.channels))
-        layers: list[nn.Module] = [nn.Linear(dim, self.width), self.activation()]
-        layers += [nn.Linear(self.width, prod(deep)), self.activation(), Reshape(deep)]
+        layers, last = MLP(self._widths()[::-1], self.activation)._hidden(dim)
+        layers += [nn.Linear(last, prod(deep)), self.activation(), Reshape(deep)]
         sizes = [*reversed(self.channels), c]
         for i, (a, b) in enumerate(pairwise(sizes)):
             layers += [self.activation()] if i else []
-            layers += [nn.ConvTranspose2d(a, b, 4, stride=2, padding=1)]
+            layers += [nn.ConvTranspose2d(a, b, 4, stride=2, padding=1, bias=self.bias)]
         return nn.Sequential(*layers, Reshape(shape))
+
+
+@dataclass(frozen=True)
+class Spectrogram(Net):
+    """For log-mel spectrograms `(1, T, F)`, T divisible by 4: one convolution over all F bands, two strided in time.
+
+    The sound network of NEXUS (Vasco et al. 2022): (1, F) -> 128, (4, 1) by 2 -> 128, (4, 1) by 2 -> 256, dense 2048.
+    """
+
+    channels: tuple[int, int, int] = (128, 128, 256)
+    width: int = 2048
+    activation: type[nn.Module] = nn.ReLU
+
+    def _sizes(self, shape: Sequence[int]) -> tuple[int, int]:
+        if len(shape) != 3 or shape[0] != 1 or shape[1] % 4:
+            raise ValueError(f"Spectrogram needs (1, T, F) with T divisible by 4; got {tuple(shape)}")
+        return shape[1] // 4, shape[2]
+
+    def encoder(self, shape: Sequence[int], out: int) -> nn.Module:
+        (time, bands), (a, b, c) = self._sizes(shape), self.channels
+        layers: list[nn.Module] = [nn.Conv2d(1, a, (1, bands)), nn.BatchNorm2d(a), self.activation()]
+        for i, o in ((a, b), (b, c)):
+            layers += [nn.Conv2d(i, o, (4, 1), (2, 1), (1, 0)), nn.BatchNorm2d(o), self.activation()]
+        hidden, last = MLP((self.width,), self.activation)._hidden(c * time)
+        return nn.Sequential(*layers, nn.Flatten(), *hidden, nn.Linear(last, out))
+
+    def decoder(self, dim: int, shape: Sequence[int]) -> nn.Module:
+        (time, bands), (a, b, c) = self._sizes(shape), self.channels
+        layers, last = MLP((self.width,), self.activation)._hidden(dim)
+        layers += [nn.Linear(last, c * time), self.activation(), Reshape((c, time, 1))]
+        for i, o in ((c, b), (b, a)):
+            layers += [nn.ConvTranspose2d(i, o, (4, 1), (2, 1), (1, 0)), nn.BatchNorm2d(o), self.activation()]
+        return nn.Sequential(*layers, nn.ConvTranspose2d(a, 1, (1, bands)))
 
 
 @dataclass(frozen=True)

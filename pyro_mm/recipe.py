@@ -44,6 +44,7 @@ class Recipe:
         modalities: what the pair is about.
         config: the arguments it was made from.
         paper: the source, or None.
+        means: latents below the top one at whose conditional mean the paper generates: `generate(..., means=means)`.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Recipe:
     modalities: tuple[Modality, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
     paper: Paper | None = None
+    means: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.modules:

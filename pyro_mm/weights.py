@@ -67,12 +67,17 @@ class Run:
 
 
 class _Record(Messenger):
-    """Collect sample sites; first set the values that `values` gives."""
+    """Collect sample sites; first set the values that `values` gives, in the rows of `where` alone."""
 
-    def __init__(self, values: Mapping[str, Tensor] | None = None, choose: ModifyValue | None = None) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, Tensor] | None = None,
+        choose: ModifyValue | None = None,
+        where: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.sites: Sites = {}
-        self.values, self.choose = values or {}, choose
+        self.values, self.choose, self.where = values or {}, choose, where or {}
 
     def _pyro_sample(self, msg: Any) -> None:
         if site_is_subsample(msg) or msg["is_observed"]:
@@ -80,6 +85,11 @@ class _Record(Messenger):
         value = self.values.get(msg["name"])
         if value is None and self.choose is not None:
             value = self.choose(msg)
+        seen = self.where.get(msg["name"])
+        if value is not None and seen is not None and seen is not msg["mask"]:
+            seen = torch.as_tensor(seen, device=value.device)
+            draw = msg["fn"].rsample if msg["fn"].has_rsample else msg["fn"].sample
+            value = torch.where(seen.reshape(seen.shape + (1,) * msg["fn"].event_dim), value, draw())
         if value is not None:
             msg["value"], msg["done"] = value, True
 
@@ -156,14 +166,28 @@ def depth_of(sites: Sites) -> int:
 def run_pair(model: Program, guide: Program, batch: Batch) -> Run:
     """Sample the guide, then run the model at its values.
 
+    A latent is scored, in both, where the guide drew it.  Where the guide's is masked (its modality is hidden from it)
+    it is the model's own: drawn from the model, and cancelling in every weight.
+
     Raises:
         ValueError: a guide site is observed, or is no latent of the model (its density would silently inflate
             every bound).
     """
     guide_sites = run(guide, batch)
-    model_sites = replay(model, batch, {n: s.value for n, s in guide_sites.items()})
+    model_sites = replay_where_seen(model, batch, guide_sites)
     check_sites(model_sites, guide_sites)
     return Run(model_sites, guide_sites)
+
+
+def replay_where_seen(program: Program, batch: Batch, drawn: Sites) -> Sites:
+    """`program` at the values of `drawn`, where these are not masked; its latents are scored there, and there alone."""
+    where = {n: s.mask for n, s in drawn.items() if s.mask is not None and s.mask is not True}
+    with _Record({n: s.value for n, s in drawn.items()}, where=where) as record:
+        program(batch)
+    for name, site in drawn.items():
+        if name in record.sites and not record.sites[name].observed:
+            record.sites[name].mask = site.mask
+    return record.sites
 
 
 def check_sites(model: Sites, guide: Sites) -> None:

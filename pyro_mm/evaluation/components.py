@@ -53,6 +53,9 @@ class Component(Protocol):
     def log_prob(self, values: dict[str, Tensor], k: int) -> Tensor:
         """Log-density `(K, N)` of values that another component drew."""
 
+    def seen(self, name: str) -> Any:
+        """Where the component has a density of this latent: True, or bool `(..., N)`."""
+
     def check(self, model: Sites) -> None:
         """Raise ValueError when the model's latents are not those of this component."""
 
@@ -76,6 +79,10 @@ class GuideView:
         sites = replay(particles(self.guide, k), self.view, values)
         self.sites = self.sites or sites
         return log_density(sites)
+
+    def seen(self, name: str) -> Any:
+        mask = self.sites[name].mask if name in self.sites else False
+        return True if mask is None else mask
 
     def check(self, model: Sites) -> None:
         check_sites(model, self.sites)

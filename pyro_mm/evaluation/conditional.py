@@ -45,9 +45,8 @@ def log_conditional(
     """log p(x_A | x_B) per datum, A = `of`, B = `given`, both parts on the same draws.
 
     z_k from (1-a)/2 q(z|x_A,x_B) + (1-a)/2 q(z|x_B) + a p(z),  w_k = p(x_B, z_k) / q_mix(z_k),  u_k = w_k p(x_A|z_k):
-    lhat = log (sum u / sum w).  It is no bound either way; `bias` estimates its first-order bias.  Where a latent is
-    masked by a modality's presence (private latents), the two parts have different latents and the difference of
-    marginals is returned instead; `proposal` says so.
+    lhat = log (sum u / sum w).  It is no bound either way; `bias` estimates its first-order bias.  Private latents of
+    x_A are drawn from the model where the guide is shown x_B alone: they integrate out of the denominator.
 
     Args:
         k, target_se, refine, defensive, independent, chunk, memory, seed: as in `log_marginal`; both guides of the
@@ -61,8 +60,7 @@ def log_conditional(
     require_likelihood(model, b, of=a)
     both = batch.only(*a, *b)
     effort = Effort(k, target_se, refine, defensive, independent, chunk, memory, seed)
-    if _private_latents(_known_sites(model, both, a, b)):
-        return _difference(model, guide, batch, a, b, effort)
+    _known_sites(model, both, a, b)
     return estimated(Conditional(model, guide, a, b, effort), both, effort)
 
 
@@ -239,11 +237,6 @@ def asked_for(
 def conditional_name(a: Sequence[str], b: Sequence[str]) -> str:
     """`log p(image | label)`."""
     return f"log p({', '.join(a)} | {', '.join(b)})"
-
-
-def _private_latents(sites: Sites) -> bool:
-    """Does presence mask any latent?"""
-    return any(isinstance(s.mask, torch.Tensor) for s in sites.values() if not s.observed)
 
 
 def _known_sites(model: Program, batch: Batch, of: Sequence[str], given: Sequence[str] = ()) -> Sites:

@@ -21,7 +21,7 @@ from pyro_mm.evaluation.target import Target
 from pyro_mm.handlers import Program, particles
 from pyro_mm.weights import run
 
-__all__ = ["Effort", "Quantity", "blank", "fit", "fit_all", "gradients", "proposal_of", "refinable"]
+__all__ = ["Effort", "Quantity", "blank", "fit", "fit_all", "gradients", "latents_of", "proposal_of", "refinable"]
 
 K, CAP = 1000, 100_000
 PILOTS = 200  # draws of the guide that a refiner starts from
@@ -108,6 +108,12 @@ def refinable(model: Program, guide: Program, batch: Batch) -> bool:
         except ValueError:
             return False
     return True
+
+
+def latents_of(guide: Program, batch: Batch) -> int:
+    """How many latents the guide draws for a row."""
+    with evaluating(guide, seed=0):
+        return len(run(particles(guide, 1), batch[:1]))
 
 
 def fit_all(quantity: Quantity, block: Batch, effort: Effort, chunk: int = 4096) -> list[Refined]:

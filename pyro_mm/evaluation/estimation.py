@@ -8,11 +8,11 @@ from dataclasses import replace
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation.adaptive import PILOT, adaptive
 from pyro_mm.evaluation.chunks import Plan
-from pyro_mm.evaluation.effort import Effort, Quantity, fit_all, gradients, proposal_of
+from pyro_mm.evaluation.effort import Effort, Quantity, fit_all, gradients, latents_of, proposal_of, refinable
 from pyro_mm.evaluation.evidence import Evidence
 from pyro_mm.evaluation.proposals import evaluating
 
-__all__ = ["estimated", "planned"]
+__all__ = ["estimated", "planned", "resolved"]
 
 STEP = 8  # particles in one pass over a block of rows
 
@@ -23,11 +23,24 @@ def estimated(quantity: Quantity, batch: Batch, effort: Effort) -> Evidence:
     Raises:
         ValueError: an effort that makes no sense, or a pair that breaks a convention.
     """
+    effort = resolved(quantity, batch, effort)
     with evaluating(quantity.model, quantity.guide, seed=effort.seed):
         plan = planned(quantity, batch, effort)
         solve = _fixed if effort.target_se is None else adaptive
         found = Evidence.join([solve(quantity, block, effort, plan) for block in plan.blocks(batch)])
     return replace(found, target_se=effort.target_se)
+
+
+def resolved(quantity: Quantity, batch: Batch, effort: Effort) -> Effort:
+    """With `refine` decided where it was left open: yes for a guide of several latents, if it can be refined at all.
+
+    In a hierarchy the amortised guide is a poor proposal: plain importance sampling can be a nat off, and say so only
+    by its k-hat.
+    """
+    if effort.refine is not None or effort.target_se is not None or not len(batch):
+        return effort
+    several = latents_of(quantity.guide, batch) > 1 and refinable(quantity.model, quantity.guide, batch)
+    return replace(effort, refine=True) if several else effort
 
 
 def planned(quantity: Quantity, batch: Batch, effort: Effort) -> Plan:

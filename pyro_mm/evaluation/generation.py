@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyro.distributions as dist
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation.proposals import evaluating
-from pyro_mm.handlers import Impute, Program, particles
+from pyro_mm.handlers import AtMean, Impute, Program, particles
 from pyro_mm.weights import Site, Sites, run
 
 __all__ = ["Posterior", "encode", "generate", "simulate"]
@@ -45,16 +46,27 @@ def _mean(site: Site) -> Tensor:
 
 
 def generate(
-    model: Program, guide: Program, batch: Batch, k: int = 1, *, seed: int | None = None
+    model: Program,
+    guide: Program,
+    batch: Batch,
+    k: int = 1,
+    *,
+    means: Sequence[str] = (),
+    seed: int | None = None,
 ) -> dict[str, dist.TorchDistribution]:
     """p(x_m | z_k), z_k ~ q(z | what is present), for every modality of the model: batch shape `(k, N)`.
 
     Latents of hidden modalities are drawn from the model, so nothing leaks from what is hidden.  For samples of the
     prior pass a batch with nothing present (`Batch.missing`).
+
+    Args:
+        means: latents that take the mean of the model's conditional, rather than a draw of it, where their modality is
+            hidden: how some hierarchies are published (`Recipe.means`).
     """
     with evaluating(model, guide, seed=seed):
         seen = run(particles(guide, k), batch)
-        with Impute({n: (s.value, s.mask) for n, s in seen.items()}):
+        # Pyro finishes a site from the outside inwards: what the guide saw replaces the mean.
+        with AtMean(means), Impute({n: (s.value, s.mask) for n, s in seen.items()}):
             sites = run(poutine.uncondition(particles(model, k)), batch)
     names = getattr(model, "names", None) or [n for n in sites if n in batch.mask]
     return {m: _without_subset_dim(sites[m].fn, k, len(batch)) for m in names}

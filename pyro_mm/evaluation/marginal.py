@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation.chunks import MEMORY, Plan
 from pyro_mm.evaluation.effort import Effort
@@ -82,9 +84,11 @@ class Marginal:
         """From the sums over K draws."""
         sums = WeightSums(k)
         prior_sites: tuple[str, ...] = ()
+        # With nothing observed log p is 0, whatever the draws are.
+        some = block.present(getattr(self.model, "names", None) or None)
         for which in plan.slices(proposal.assign(k)):
             draws = proposal.draw(block, which)
-            sums.add(draws.log_weight())
+            sums.add(torch.where(some, draws.log_weight(), 0.0))
             prior_sites = draws.prior_sites
         return evidence_of(sums, self.name, self.effort.describe(["guide"], proposal), prior_sites)
 

@@ -3,14 +3,15 @@
     q_mix(z) = sum_j a_j q_j(z) + a_0 p(z)
 
 The prior part ("defensive", Hesterberg 1995) bounds every weight by p(x|z) / a_0 and makes a guide that misses a
-mode visible.
+mode visible.  A component that is blind to a latent in some rows (private latents of a modality that its view hides)
+is completed by the model: it draws the latent from p(. | those above it), which is then part of its density.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from math import log
 from typing import Any
@@ -126,9 +127,14 @@ class Proposal:
                 if isinstance(c, GuideView):
                     c.same_shape(name, msg["fn"])
             index = which.view(k, 1, -1, *[1] * event)
-            value = msg["fn"].sample() if self._exact[-1] > 0 else drawn[0].values[name]
+            blind = [_where_blind(c.seen(name), msg["mask"]) for c in self.components]
+            fresh = self._exact[-1] > 0 or any(b is not None for b in blind)
+            value = own = msg["fn"].sample() if fresh else drawn[0].values[name]
             for j, part in enumerate(drawn):
-                value = torch.where(index == j, part.values[name], value)
+                mine, hidden = part.values[name], blind[j]
+                if hidden is not None:
+                    mine = torch.where(hidden.reshape(hidden.shape + (1,) * event), own, mine)
+                value = torch.where(index == j, mine, value)
             return value
 
         with drawing():
@@ -140,12 +146,13 @@ class Proposal:
         if len(self.components) > 1 or self._exact[-1] > 0:
             others = [c.log_prob(values, k) for c in self.components]
             log_q = [torch.where(which == j, *pair) for j, pair in enumerate(zip(log_q, others, strict=True))]
+        log_q = [q + _completion(c, model, values) for c, q in zip(self.components, log_q, strict=True)]
         return self._scored(self._enumerated(model, batch, k), log_q, values)
 
     def at(self, batch: Batch, values: dict[str, Tensor], k: int = 1) -> Draws:
         """Score given values of all the model's latents, as drawn under plates `(K, 1, N)`."""
         model = replay(particles(self.model, k), batch, values)
-        log_q = [c.log_prob(values, k) for c in self.components]
+        log_q = [c.log_prob(values, k) + _completion(c, model, values) for c in self.components]
         known = {n: v for n, v in values.items() if n in model and n in self.components[0].names}
         return self._scored(self._enumerated(model, batch, k), log_q, known)
 
@@ -174,6 +181,31 @@ class Proposal:
         total = torch.logsumexp(torch.stack(torch.broadcast_tensors(*parts)), 0) if len(parts) > 1 else parts[0]
         likelihood = {n: row_wise(s, depth) for n, s in model.items() if s.observed}
         return Draws(log_prior, likelihood, total, values, tuple(n for n in hidden if n not in summed_over))
+
+
+def _where_blind(seen: Any, mask: Any) -> Tensor | None:
+    """Where a component has no density of a latent that the model has; None where that is nowhere for certain."""
+    if seen is True or seen is mask or mask is False:
+        return None
+    hidden = ~torch.as_tensor(seen, device=mask.device if isinstance(mask, Tensor) else None)
+    return hidden & mask if isinstance(mask, Tensor) else hidden
+
+
+def _completion(component: Component, model: Sites, values: dict[str, Tensor]) -> Tensor | float:
+    """The model's own log-density of latents where the component is blind to them, `(K, N)`.
+
+    Raises:
+        ValueError: such a latent depends on an enumerated one.
+    """
+    total: Tensor | float = 0.0
+    for name in values:
+        site = model[name]
+        blind = _where_blind(component.seen(name), site.mask)
+        if blind is None:
+            continue
+        logp = row_wise(replace(site, mask=blind))
+        total = total + logp
+    return total
 
 
 def proposal_name(defensive: float, guide: str = "guide") -> str:

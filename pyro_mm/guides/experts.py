@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pyro_mm.batch import Batch
 from pyro_mm.guides.fusion import Fusion
-from pyro_mm.models.priors import StandardNormal
+from pyro_mm.models.priors import StandardNormal, moments_of
 
 __all__ = ["Experts", "opinions"]
 
@@ -25,7 +25,8 @@ class Experts(nn.Module):
         encoders: name -> network x_m -> location-scale distribution over z.  A modality without an encoder is never
             seen by the guide.
         fuse: a fusion rule, e.g. `product_of_experts`; swap it to swap the guide.
-        prior: the model's prior module when it is not N(0, I); `fuse` must then take `prior=(loc, scale)`.
+        prior: the model's prior module when it is not N(0, I); `fuse` must then take `prior=(loc, scale)`, and of a
+            mixture (`Clusters`) `prior=(loc, scale, weights)`, as `mixture_of_experts` does.
 
     Raises:
         TypeError: `prior` is given and `fuse` has no such argument.
@@ -49,8 +50,7 @@ class Experts(nn.Module):
         loc, scale, mask = opinions(self.encoders, batch)
         extra: dict[str, Any] = {}
         if self.prior is not None:
-            p = self.prior().base_dist
-            extra["prior"] = (p.loc, p.scale)
+            extra["prior"] = moments_of(self.prior)
         return self.fuse(loc, scale, mask, **extra)
 
     def forward(self, batch: Batch) -> None:

@@ -64,14 +64,21 @@ def mixture_of_experts(
     loc: Tensor,
     scale: Tensor,
     mask: Tensor,
-    prior: LocScale = STANDARD,
+    prior: tuple[Tensor | float, ...] = STANDARD,
     family: Callable[..., dist.TorchDistribution] = dist.Normal,
 ) -> dist.TorchDistribution:
-    """q(z | x_S) = 1/|S| sum_{m in S} F(z; loc_m, scale_m) (Shi et al. 2019); Laplace experts by `family`."""
+    """q(z | x_S) = 1/|S| sum_{m in S} F(z; loc_m, scale_m) (Shi et al. 2019); Laplace experts by `family`.
+
+    The prior may be a mixture, (loc, scale, weights) with one row for every part.
+    """
     seen = mask.unsqueeze(-1)
     loc = _append(torch.where(seen, loc, 0.0), prior[0])
     scale = _append(torch.where(seen, scale, 1.0), prior[1])
-    return Mixture(loc, scale, torch.cat([mask, ~mask.any(-1, keepdim=True)], -1), family)
+    nothing = ~mask.any(-1, keepdim=True)
+    weights = torch.cat([mask, nothing], -1)
+    if len(prior) > 2:
+        weights = torch.cat([mask.to(loc), nothing * torch.as_tensor(prior[2]).to(loc)], -1)
+    return Mixture(loc, scale, weights, family)
 
 
 def mixture_of_products(loc: Tensor, scale: Tensor, mask: Tensor, prior: LocScale = STANDARD) -> dist.TorchDistribution:
@@ -103,7 +110,9 @@ def _product(
     loc0, scale0 = prior
     base = torch.as_tensor(scale0).to(loc) ** -2
     precision = torch.where(seen, torch.where(seen, scale, 1.0) ** -2, 0.0)
-    moment = precision * (torch.where(seen, loc, 0.0) - loc0)
+    # A prior of every row's own stands before the experts' axis.
+    centre = loc0.unsqueeze(-2) if isinstance(loc0, Tensor) and loc0.dim() > 1 else loc0
+    moment = precision * (torch.where(seen, loc, 0.0) - centre)
     if subsets is None:
         total, first = base + precision.sum(-2), moment.sum(-2)
     else:
@@ -117,9 +126,10 @@ def _normal(loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
 
 
 def _append(values: Tensor, last: Tensor | float) -> Tensor:
-    """One more row along the expert axis."""
-    row = torch.as_tensor(last).to(values).expand(*values.shape[:-2], 1, values.shape[-1])
-    return torch.cat([values, row], -2)
+    """One more row along the expert axis, or those of a matrix."""
+    rows = torch.as_tensor(last).to(values)
+    rows = rows.expand(*values.shape[:-2], rows.shape[0] if rows.dim() == 2 else 1, values.shape[-1])
+    return torch.cat([values, rows], -2)
 
 
 @cache

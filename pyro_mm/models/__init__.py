@@ -1,7 +1,19 @@
 """Generative programs: each is an `nn.Module` whose `forward(batch)` is a Pyro model."""
 
 from pyro_mm.models.conditional import Conditional
+from pyro_mm.models.hierarchical import Hierarchical, Independent
 from pyro_mm.models.joint import Joint
-from pyro_mm.models.priors import LearntScale, StandardNormal
+from pyro_mm.models.priors import Clusters, LearntScale, StandardNormal
+from pyro_mm.models.private import Private, WithPriors
 
-__all__ = ["Conditional", "Joint", "LearntScale", "StandardNormal"]
+__all__ = [
+    "Clusters",
+    "Conditional",
+    "Hierarchical",
+    "Independent",
+    "Joint",
+    "LearntScale",
+    "Private",
+    "StandardNormal",
+    "WithPriors",
+]

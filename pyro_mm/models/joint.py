@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pyro
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from pyro_mm.batch import Batch
 from pyro_mm.models.priors import as_prior
 
-__all__ = ["Joint", "observe"]
+__all__ = ["Joint", "observe", "presence"]
 
 
 class Joint(nn.Module):
@@ -48,9 +49,7 @@ def observe(m: str, decode: nn.Module, z: Tensor, batch: Batch, mask: Tensor | N
     Raises:
         ValueError: naming the modality and both shapes when data and decoder disagree.
     """
-    seen = batch.mask.get(m) if mask is None else mask
-    if seen is None:
-        seen = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
+    seen = presence(batch, m) if mask is None else mask
     with poutine.mask(mask=seen):
         px = decode(z)
         x = batch.x.get(m)
@@ -58,4 +57,12 @@ def observe(m: str, decode: nn.Module, z: Tensor, batch: Batch, mask: Tensor | N
             raise ValueError(
                 f"modality '{m}': data have event shape {tuple(x.shape[1:])}, the decoder gives {tuple(px.event_shape)}"
             )
+        fitted: Any = getattr(decode, "fitted", None)  # a variance that is the batch's own (`OptimalLink`)
+        px = px if x is None or fitted is None else fitted(px, x, seen)
         pyro.sample(m, px, obs=x)
+
+
+def presence(batch: Batch, m: str) -> Tensor:
+    """The modality's mask; False everywhere for one that the batch has never heard of."""
+    known = batch.mask.get(m)
+    return torch.zeros(len(batch), dtype=torch.bool, device=batch.device) if known is None else known

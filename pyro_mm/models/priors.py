@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LearntScale", "StandardNormal", "as_prior"]
+__all__ = ["Clusters", "LearntScale", "StandardNormal", "as_prior", "moments_of"]
 
 
 class StandardNormal(nn.Module):
@@ -43,6 +43,44 @@ class LearntScale(nn.Module):
     def forward(self) -> dist.TorchDistribution:
         scale = self.raw.softmax(-1) * len(self.raw)
         return self.family(self.zero, scale, validate_args=False).to_event(1)
+
+
+class Clusters(nn.Module):
+    """p(z) = sum_c pi_c N(z; mu_c, s^2 I): a mixture whose index c is summed out (CMVAE, Palumbo et al. 2024).
+
+    p(c | z) is then exact (`responsibilities`).  Means start uniform in (-1, 1), shares equal; s is fixed.
+
+    Args:
+        dim: of z.
+        clusters: how many.
+        scale: s.
+    """
+
+    def __init__(self, dim: int, clusters: int = 10, scale: float = 1.0) -> None:
+        super().__init__()
+        if clusters < 1 or not scale > 0:
+            raise ValueError(f"at least 1 cluster, of positive scale; got {clusters} of {scale:g}")
+        self.loc = nn.Parameter(2 * torch.rand(clusters, dim) - 1)
+        self.logits = nn.Parameter(torch.zeros(clusters))
+        self.scale = nn.Buffer(torch.full((clusters, dim), float(scale)), persistent=False)
+
+    def forward(self) -> dist.TorchDistribution:
+        index = dist.Categorical(logits=self.logits, validate_args=False)
+        parts = dist.Normal(self.loc, self.scale, validate_args=False).to_event(1)
+        return dist.MixtureSameFamily(index, parts, validate_args=False)
+
+    def responsibilities(self, z: Tensor) -> Tensor:
+        """p(c | z) `(..., C)` of z `(..., D)`."""
+        parts = dist.Normal(self.loc, self.scale).to_event(1).log_prob(z.unsqueeze(-2))
+        return (parts + self.logits.log_softmax(-1)).softmax(-1)
+
+
+def moments_of(prior: nn.Module) -> tuple[Tensor, ...]:
+    """(loc, scale) of a location-scale prior; (loc, scale, weights) of a mixture, one row for every part."""
+    if isinstance(prior, Clusters):
+        return prior.loc, prior.scale, prior.logits.softmax(-1).detach()
+    p = prior().base_dist
+    return p.loc, p.scale
 
 
 def as_prior(prior: int | nn.Module) -> nn.Module:

@@ -1,7 +1,9 @@
 """Training objectives: losses over a batch that add and scale like the formulas in the papers."""
 
-from pyro_mm.objectives.algebra import Objective, Term
+from pyro_mm.objectives.algebra import Objective, Term, total
+from pyro_mm.objectives.coded import coded
 from pyro_mm.objectives.elbo import componentwise_elbo, elbo, kl, nll
+from pyro_mm.objectives.mmd import mmd
 from pyro_mm.objectives.multisample import dreg, iwae, looser
 from pyro_mm.objectives.schedules import Schedule, Warmup
 
@@ -10,11 +12,14 @@ __all__ = [
     "Schedule",
     "Term",
     "Warmup",
+    "coded",
     "componentwise_elbo",
     "dreg",
     "elbo",
     "iwae",
     "kl",
     "looser",
+    "mmd",
     "nll",
+    "total",
 ]

@@ -6,7 +6,9 @@ loss, that is, minus the bound: `sign` says which way a term enters.  `repr` pri
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterable, Iterator
+from functools import reduce
 from numbers import Real
 from typing import Any
 
@@ -15,9 +17,9 @@ from torch import Tensor, nn
 
 from pyro_mm.batch import Batch
 from pyro_mm.handlers import Subsets
-from pyro_mm.objectives.schedules import Schedule, symbol_of, value_of
+from pyro_mm.objectives.schedules import Product, Schedule, symbol_of, times, value_of
 
-__all__ = ["Objective", "Term"]
+__all__ = ["Objective", "Term", "total"]
 
 
 class Term(nn.Module):
@@ -134,33 +136,26 @@ class Objective(nn.Module):
         return iter(self.terms)  # type: ignore[arg-type]
 
 
-class _Product(Schedule):
-    """A schedule times a number or another schedule."""
+def total(objectives: Iterable[Objective]) -> Objective:
+    """Their sum; `sum` itself starts from a 0 that is no objective.
 
-    def __init__(self, a: Schedule, b: float | Schedule) -> None:
-        nn.Module.__init__(self)
-        self.a, self.b = a, b
-
-    @property
-    def value(self) -> Tensor:  # type: ignore[override]
-        return self.a.value * value_of(self.b)
-
-    def at(self, epochs: float) -> None:
-        self.a.at(epochs)
-        if isinstance(self.b, Schedule):
-            self.b.at(epochs)
+    Raises:
+        ValueError: there are none.
+    """
+    parts = list(objectives)
+    if not parts:
+        raise ValueError("the sum of no objectives is no objective")
+    return reduce(operator.add, parts)
 
 
 def _negative(w: float | Schedule) -> bool:
     """Does the weight turn the term round?  A schedule by itself counts as positive."""
-    if isinstance(w, _Product):
+    if isinstance(w, Product):
         return _negative(w.a) != _negative(w.b)
     return not isinstance(w, Schedule) and w < 0
 
 
 def _times(a: float | Schedule, b: float | Schedule) -> float | Schedule:
     if isinstance(a, Schedule):
-        return a if not isinstance(b, Schedule) and b == 1.0 else _Product(a, b)
-    if isinstance(b, Schedule):
-        return b if a == 1.0 else _Product(b, a)
-    return a * b
+        return times(a, b)
+    return times(b, a) if isinstance(b, Schedule) else a * b

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import log
 from typing import Any
 
@@ -16,7 +17,7 @@ from pyro_mm.objectives.algebra import Objective, Term
 from pyro_mm.objectives.elbo import Weights, require_reparameterised
 from pyro_mm.objectives.formula import q_of, targets_of, tex
 from pyro_mm.objectives.schedules import Schedule, value_of
-from pyro_mm.weights import Run, check_sites, replay, run, run_pair, total_log_weight
+from pyro_mm.weights import Run, check_sites, replay_where_seen, run, run_pair, total_log_weight
 
 __all__ = ["dreg", "iwae", "looser"]
 
@@ -51,6 +52,7 @@ def looser(
     k: int,
     names: Sequence[str] | None = None,
     *,
+    models: Mapping[str, Program] | None = None,
     doubly: bool = False,
     beta: float | Schedule = 1.0,
     weights: Weights | None = None,
@@ -62,8 +64,11 @@ def looser(
     modalities present in a row.  `doubly` takes DReG gradients, as the paper does: less noise, but the identity behind
     them asks for draws from the density that scores them, so with several experts and K > 1 they are not this bound's
     gradients (in one experiment 10 % too long at K=10, twice too long at K=30).
+
+    Private latents of the other modalities are hidden from expert m, so they are drawn from the model; `models` may
+    give another model for every expert, in which they have other (auxiliary) priors (MMVAE+, Palumbo et al. 2023).
     """
-    return Objective([(1.0, Looser(model, guide, k, beta, weights or {}, names, doubly))])
+    return Objective([(1.0, Looser(model, guide, k, beta, weights or {}, names, doubly, models))])
 
 
 class Iwae(Term):
@@ -137,12 +142,15 @@ class Looser(Iwae):
         weights: Weights,
         names: Sequence[str] | None,
         doubly: bool,
+        models: Mapping[str, Program] | None = None,
     ) -> None:
         super().__init__(model, guide, k, beta, weights)
         self.names: tuple[str, ...] = tuple(names or getattr(guide, "names", None) or ())
         if not self.names:
             raise ValueError("looser() needs the names of the guide's experts")
         self.doubly = doubly
+        self.models = dict(models or {})
+        self.inside = torch.nn.ModuleList([p for p in self.models.values() if isinstance(p, torch.nn.Module)])
 
     def forward(self, batch: Batch) -> Tensor:
         names = [m for m in self.names if m in batch.mask]
@@ -151,7 +159,8 @@ class Looser(Iwae):
         total: Any = 0.0
         for m in names:
             rows = batch.mask[m] if scored is None else batch.mask[m] & scored
-            model, expert = self._wrapped(self.model, rows), self._wrapped(given(self.guide, m), rows)
+            model = self._wrapped(self.models.get(m, self.model), rows)
+            expert = self._wrapped(given(self.guide, m), rows)
             if self.doubly:
                 with independent_components():
                     score = self._wrapped(frozen(self.guide), rows)
@@ -159,8 +168,8 @@ class Looser(Iwae):
                 total = total + bound / count
                 continue
             drawn = run(expert, batch)
-            values = {n: s.value for n, s in drawn.items()}
-            pair = Run(replay(model, batch, values), replay(self._wrapped(self.guide, rows), batch, values))
+            scored_by = self._wrapped(self.guide, rows)
+            pair = Run(replay_where_seen(model, batch, drawn), replay_where_seen(scored_by, batch, drawn))
             check_sites(pair.model, pair.guide)
             require_reparameterised(*drawn.values())
             total = total + log_mean_exp(total_log_weight(pair, scaled=True)) / count
@@ -184,7 +193,8 @@ def doubly_reparameterised(
     values = {
         n: _Gate.apply(s.value, gate, s.fn.event_dim) if s.value.requires_grad else s.value for n, s in drawn.items()
     }
-    pair = Run(replay(model, batch, values), replay(score, batch, values))
+    gated = {n: replace(s, value=values[n]) for n, s in drawn.items()}
+    pair = Run(replay_where_seen(model, batch, gated), replay_where_seen(score, batch, gated))
     check_sites(pair.model, pair.guide)
     require_reparameterised(*drawn.values())
     log_w = total_log_weight(pair, scaled=True)

@@ -38,6 +38,32 @@ class Warmup(Schedule):
         return f"{self.start:g} to {self.end:g} over {self.epochs:g} epochs"
 
 
+class Product(Schedule):
+    """A schedule times a number or another schedule."""
+
+    def __init__(self, a: Schedule, b: float | Schedule) -> None:
+        nn.Module.__init__(self)
+        self.a, self.b = a, b
+
+    @property
+    def value(self) -> Tensor:  # type: ignore[override]
+        return self.a.value * value_of(self.b)
+
+    def at(self, epochs: float) -> None:
+        self.a.at(epochs)
+        if isinstance(self.b, Schedule):
+            self.b.at(epochs)
+
+
+def times(schedule: float | Schedule, factor: float | Schedule) -> float | Schedule:
+    """A schedule, or a number, multiplied; by 1 it stays itself."""
+    if not isinstance(factor, Schedule) and factor == 1.0:
+        return schedule
+    if isinstance(schedule, Schedule):
+        return Product(schedule, factor)
+    return times(factor, schedule) if isinstance(factor, Schedule) else schedule * factor
+
+
 def value_of(weight: float | Schedule) -> float | Tensor:
     """The number behind a weight."""
     return weight.value if isinstance(weight, Schedule) else weight

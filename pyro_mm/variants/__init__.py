@@ -1,27 +1,45 @@
 """The catalogue: one short page per published system.
 
 Every variant is a function `(modalities, dim, ...) -> Recipe`.  Each page is model, guide and objective as the paper
-has them; any guide goes on any other page's model, since all share the site `z`.
+has them; any guide goes on any other page's model of the same sites: `z`, and where there are private latents `z_<m>`
+(hierarchies) or `w_<m>`.
 """
 
 from pyro_mm.variants.cvae import cvae
+from pyro_mm.variants.dmvae import dmvae
 from pyro_mm.variants.jmvae import jmvae, jmvae_kl, jmvae_zero
+from pyro_mm.variants.mfm import mfm
+from pyro_mm.variants.mhvae import mhvae_2020, mhvae_2023
 from pyro_mm.variants.mmvae import mmvae, mmvae_dreg, mmvae_iwae
+from pyro_mm.variants.mmvaeplus import cmvae, mmvaeplus
 from pyro_mm.variants.mopoe import mopoe, mopoe_density
+from pyro_mm.variants.muse import muse
 from pyro_mm.variants.mvae import mvae, mvae_sampled
+from pyro_mm.variants.nexus import hierarchical_mmvae, hierarchical_mvae, nexus, nexus_elbo
 from pyro_mm.variants.vae import vae
 
 __all__ = [
+    "cmvae",
     "cvae",
+    "dmvae",
+    "hierarchical_mmvae",
+    "hierarchical_mvae",
     "jmvae",
     "jmvae_kl",
     "jmvae_zero",
+    "mfm",
+    "mhvae_2020",
+    "mhvae_2023",
     "mmvae",
     "mmvae_dreg",
     "mmvae_iwae",
+    "mmvaeplus",
     "mopoe",
     "mopoe_density",
+    "muse",
     "mvae",
     "mvae_sampled",
+    "nexus",
+    "nexus_elbo",
     "vae",
 ]

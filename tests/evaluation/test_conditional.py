@@ -133,14 +133,18 @@ def test_plug_in_does_not_let_the_guide_see_what_it_predicts() -> None:
     judge(ev.estimate, ev.se, exact, mean=0.03)
 
 
-def test_private_latents_go_by_difference() -> None:
+def test_private_latents_share_the_draws_too() -> None:
+    """The component that is shown x_b draws w_a from the model; refined by default, as there are two latents."""
     data = private_data()
     exact = dist.Normal(0.8 * data.x["b"], 1.21**0.5).log_prob(data.x["a"])
-    ev = log_conditional(Private(), GuidePrivate(), data, "a", "b", 4000, independent=True, seed=0)
-    assert ev.proposal == "difference of marginals, 0.9 guide + 0.1 prior"
-    fine = ev.reliable
-    judge(ev.estimate[fine], ev.se[fine], exact[fine], mean=0.03, rms=(0.7, 1.3))
-    assert fine.double().mean() > 0.7
+    plain = log_conditional(Private(), GuidePrivate(), data, "a", "b", 4000, refine=False, independent=True, seed=0)
+    assert plain.proposal == "shared: 0.45 guide(a, b) + 0.45 guide(b) + 0.1 prior"
+    refined = log_conditional(Private(), GuidePrivate(), data, "a", "b", 4000, independent=True, seed=0)
+    assert "Laplace" in refined.proposal
+    for ev in (plain, refined):
+        fine = ev.reliable
+        judge(ev.estimate[fine], ev.se[fine], exact[fine], mean=0.03, rms=(0.7, 1.3))
+        assert fine.double().mean() > 0.7
 
 
 def test_a_latent_that_no_guide_knows_is_listed() -> None:

@@ -15,6 +15,14 @@ from tests.helpers.training import At, Noisy, data, pair, raising, rows_of, same
 from tests.training.test_resume import run, warmup, with_options
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Ctrl-C as at a terminal: a shell starts background jobs with SIGINT ignored, and the tests may run in one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Signal(nn.Module):
     """An objective that sends Ctrl-C to its own process in the middle of a step."""
 

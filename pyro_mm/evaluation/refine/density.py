@@ -89,5 +89,10 @@ class Refined:
         constant = constant - size / 2 * log(self.dof * pi) - spread
         return constant - (half + size / 2) * torch.log1p(square / self.dof)
 
+    def seen(self, name: str) -> Tensor:
+        """Rows in which the latent is not masked, bool `(N,)`."""
+        part = next(p for p in self.coordinates.parts if p.name == name)
+        return self.coordinates.seen[:, part.start]
+
     def check(self, model: Sites) -> None:
         """Its latents are the guide's, which were checked when it was made."""
