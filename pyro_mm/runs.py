@@ -4,7 +4,8 @@ config.json     what was asked for (`Settings`)
 run.json        seeds, versions, device, dtype, data fingerprint, git commit, what became of the training
 log.csv         one row per epoch;  checkpoint.pt  where training stands
 model/          the trained recipe (`pyro_mm.storage`)
-results.json    likelihoods and accuracy on the test rows;  certificates.json  both ends of them;  figures/
+results.json    likelihoods and accuracy on the test rows;  certificates.json  both ends of them
+metrics.json    accuracy across modalities, coherence, Frechet distances;  figures/
 """
 
 from __future__ import annotations
@@ -33,8 +34,20 @@ __all__ = ["Run", "Settings", "certify_run", "evaluate_run", "open_run", "read_s
 
 FORMAT = 1
 RECORD, RESULTS, MODEL, FIGURES = "run.json", "results.json", "model", "figures"
-CERTIFICATES = "certificates.json"
-OWN = (CONFIG, RECORD, RESULTS, CERTIFICATES, MODEL, FIGURES, "log.csv", "log.jsonl", "checkpoint.pt", "evidence.nc")
+CERTIFICATES, METRICS = "certificates.json", "metrics.json"
+OWN = (
+    CONFIG,
+    RECORD,
+    RESULTS,
+    CERTIFICATES,
+    METRICS,
+    MODEL,
+    FIGURES,
+    "log.csv",
+    "log.jsonl",
+    "checkpoint.pt",
+    "evidence.nc",
+)
 
 
 @dataclass(frozen=True)

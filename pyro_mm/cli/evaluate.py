@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   pyro-mm evaluate runs/mvae
   pyro-mm evaluate runs/mvae -k 10000 --rows 100
+  pyro-mm evaluate runs/nexus --metrics coherence,rank,likelihood
 """
 STORY = """\
 Joint, marginal and conditional log-likelihoods by importance sampling, means over the test
@@ -31,7 +32,17 @@ steps where that is poor), from the guide and from the prior.
 
 accuracy is that of the model's Bayes classifier p(label | rest), 'accuracy (guide)' that of
 the mean of p(label | z) over the guide's draws.  Writes results.json and evidence.nc (for
-ArviZ) into the run's folder."""
+ArviZ) into the run's folder.
+
+Other --metrics are about what is generated, as classifiers and autoencoders see it that are
+trained on the real training rows first, and kept.  They need a data set with a label.
+
+  coherence   share of test rows whose class is kept in each modality generated from every set
+              of others, and share of draws from the prior whose modalities all agree
+  rank        Frechet distance of each modality generated from one other, from all and from
+              nothing to the test rows, in the features of an autoencoder
+
+They go into metrics.json."""
 
 
 def add(commands: Any) -> None:
@@ -41,6 +52,9 @@ def add(commands: Any) -> None:
 
 def _fill(p: Parser) -> None:
     add_run(p)
+    names = "likelihood, coherence, rank, or several with commas (default: likelihood)"
+    p.add_argument("--metrics", default="likelihood", metavar="NAMES", help=names)
+    p.add_argument("--judges", metavar="DIR", help="where the classifiers are kept (default: in the cache folder)")
     p.add_argument("-k", type=count, default=1000, metavar="K", help="draws per row (default: 1000)")
     p.add_argument("--rows", type=count, metavar="N", help="the first N test rows only")
     p.add_argument("--no-refine", action="store_true", help="draw from the guide itself, without refined proposals")
@@ -52,10 +66,33 @@ def _fill(p: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print the table, write the files."""
     set_threads(arguments)
+    from pyro_mm.metrics import known
+
+    which = known(arguments.metrics)
+    run = opened(arguments)
+    if "likelihood" in which:
+        _likelihoods(run, arguments)
+    if others := [m for m in which if m != "likelihood"]:
+        if len(others) < len(which) and not arguments.quiet:
+            print()
+        _measure(run, others, arguments)
+    return 0
+
+
+def _measure(run: Run, which: list[str], arguments: argparse.Namespace) -> None:
+    from pyro_mm.metrics import evaluate_metrics, metrics_table
+
+    with progress_line(arguments.quiet) as tell:
+        options: dict[str, Any] = {"folder": arguments.judges, "seed": arguments.seed, "tell": tell}
+        found = evaluate_metrics(run, which, rows=arguments.rows, **options)
+    if not arguments.quiet:
+        print(f"{run.settings.variant} on {run.settings.data}, {found['rows']:,} test rows\n\n{metrics_table(found)}")
+
+
+def _likelihoods(run: Run, arguments: argparse.Namespace) -> None:
     from pyro_mm.results import table
     from pyro_mm.runs import evaluate_run
 
-    run = opened(arguments)
     with progress_line(arguments.quiet) as tell:
         refine = not arguments.no_refine
         found = evaluate_run(run, arguments.k, arguments.rows, refine=refine, seed=arguments.seed, tell=tell)
@@ -64,7 +101,6 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{system}, {found.rows:,} test rows, K = {found.k:,}; nats per row\n")
         print(table(found.to_json()))
     _write_arviz(run, found)
-    return 0
 
 
 def _write_arviz(run: Run, found: Results) -> None:

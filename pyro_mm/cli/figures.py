@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["examples", "figures_of", "generated"]
 
 POINTS = 1000  # of a latent map
+RANKED = 100  # rows that choose the dimensions of a traversal
 Figure = Callable[[Path], Any]
 
 
@@ -37,9 +38,38 @@ def figures_of(run: Run, evidence: Mapping[str, Evidence], seed: int = 0) -> dic
             recipe.guide, test[:POINTS], labels=classes_of(splits, test[:POINTS]), seed=seed, path=path
         ),
     }
+    found.update(_of_coordinates(run, few, hooks, seed))
     if evidence:
         found["khat"] = lambda path: plots.khat_histogram(evidence, path=path)
     return found
+
+
+def _of_coordinates(run: Run, few: Batch, hooks: Mapping[str, Any], seed: int) -> dict[str, Figure]:
+    """The sheet of cross-generation, and traversals of z and of one private latent, for a pair that has them."""
+    from pyro_mm.plots.sheets import cross_generation_sheet, fits_sheet
+    from pyro_mm.plots.traversals import latents_of, traversal
+
+    recipe, test = run.recipe, run.splits.test
+    latents = latents_of(recipe.model, few[0])
+    found: dict[str, Figure] = {}
+    if fits_sheet(recipe.model, recipe.guide, run.splits.names):
+        found["cross_generation_sheet"] = lambda path: cross_generation_sheet(
+            recipe, _whole(few), show=hooks, seed=seed, path=path
+        )
+    if "z" in latents:
+        found["traversal"] = lambda path: traversal(recipe, test[:RANKED], show=hooks, seed=seed, path=path)
+    private = ((f"{letter}_{m}", m) for m in run.splits.names for letter in "wz")
+    if own := next(((site, m) for site, m in private if site in latents), None):
+        found["private_traversal"] = lambda path: traversal(
+            recipe, test[:RANKED], site=own[0], of=[own[1]], show=hooks, seed=seed, path=path
+        )
+    return found
+
+
+def _whole(rows: Batch) -> Batch:
+    """The first row in which most modalities are present."""
+    counts = [sum(present) for present in zip(*(seen.tolist() for seen in rows.mask.values()), strict=True)]
+    return rows[counts.index(max(counts))]
 
 
 def generated(run: Run, batch: Batch, given: Sequence[str], k: int, seed: int, path: Path) -> None:

@@ -14,15 +14,21 @@ EXAMPLES = """\
   pyro-mm plot runs/mvae --only latent_map loss --format pdf
 """
 STORY = """\
-loss              the objective and its terms by epoch
-cross_generation  every modality from every subset of them
-reconstructions   data and what comes back
-prior_samples     draws from the model
-latent_map        posterior means, coloured by label
-khat              how far the likelihood estimates are to be trusted
+loss                    the objective and its terms by epoch
+cross_generation        every modality from every subset of them
+cross_generation_sheet  every modality from each one alone, for one row
+reconstructions         data and what comes back
+prior_samples           draws from the model
+latent_map              posterior means, coloured by label
+traversal               the data while one coordinate of z moves
+private_traversal       the same for a latent of one modality
+khat                    how far the likelihood estimates are to be trusted
 
 Files go into the run's figures/."""
-NAMES = ("loss", "cross_generation", "reconstructions", "prior_samples", "latent_map", "khat")
+NAMES = (
+    "loss", "cross_generation", "cross_generation_sheet", "reconstructions", "prior_samples", "latent_map", "traversal",
+    "private_traversal", "khat",
+)  # fmt: skip
 
 
 def add(commands: Any) -> None:

@@ -9,6 +9,9 @@ from pyro_mm.data import sets
 from pyro_mm.data.binarise import Binarised, binarised_once
 from pyro_mm.data.digits import caption_label, caption_text, digit_captions, digit_halves, digits
 from pyro_mm.data.exact import ExactGuide
+from pyro_mm.data.mhd import mhd
+from pyro_mm.data.mhd_like import mhd_like
+from pyro_mm.data.mhd_modalities import mhd_modalities
 from pyro_mm.data.missing import mar, mcar, mnar
 from pyro_mm.data.mnist import mnist, mnist_grey, mnist_halves, mnist_quadrants
 from pyro_mm.data.splits import Splits, stratified
@@ -28,6 +31,9 @@ __all__ = [
     "digits",
     "mar",
     "mcar",
+    "mhd",
+    "mhd_like",
+    "mhd_modalities",
     "mnar",
     "mnist",
     "mnist_grey",

@@ -5,10 +5,12 @@ from pyro_mm.evaluation.bits import Bits, bits_per_dim, dequantised
 from pyro_mm.evaluation.calibration import Calibration, Divergence, sbc, symmetric_divergence
 from pyro_mm.evaluation.certificate import MEANING, Certificate
 from pyro_mm.evaluation.check import CheckReport, PairError, check_pair
+from pyro_mm.evaluation.coherence import CrossAccuracy, Proportion, cross_accuracy, joint_coherence
 from pyro_mm.evaluation.compare import Comparison, compare
 from pyro_mm.evaluation.conditional import log_conditional, log_conditional_difference, plug_in
 from pyro_mm.evaluation.curves import KCurve, k_curve
 from pyro_mm.evaluation.evidence import Evidence, NoLikelihood
+from pyro_mm.evaluation.frechet import Rank, frechet, frechet_distance, rank, split_half
 from pyro_mm.evaluation.gaps import Gaps, gaps
 from pyro_mm.evaluation.generation import Posterior, encode, generate, simulate
 from pyro_mm.evaluation.hmc_means import Means, hmc_means
@@ -25,6 +27,7 @@ __all__ = [
     "Certificate",
     "CheckReport",
     "Comparison",
+    "CrossAccuracy",
     "Divergence",
     "Evidence",
     "Gaps",
@@ -37,16 +40,22 @@ __all__ = [
     "NoLikelihood",
     "PairError",
     "Posterior",
+    "Proportion",
+    "Rank",
     "Report",
     "ais",
     "bits_per_dim",
     "check_pair",
     "compare",
+    "cross_accuracy",
     "dequantised",
     "encode",
+    "frechet",
+    "frechet_distance",
     "gaps",
     "generate",
     "hmc_means",
+    "joint_coherence",
     "k_curve",
     "log_conditional",
     "log_conditional_difference",
@@ -55,10 +64,12 @@ __all__ = [
     "plug_in",
     "psis",
     "psis_estimate",
+    "rank",
     "report",
     "sandwich",
     "sbc",
     "simulate",
+    "split_half",
     "symmetric_divergence",
     "threshold",
 ]

@@ -11,8 +11,11 @@ from pyro_mm.plots.evidence import k_curve, khat_over_data, report
 from pyro_mm.plots.gaps import gaps_by_subset
 from pyro_mm.plots.grids import cross_generation, prior_samples, reconstructions
 from pyro_mm.plots.latents import latent_map
+from pyro_mm.plots.sheets import cross_generation_sheet
 from pyro_mm.plots.show import written
+from pyro_mm.plots.signals import spectrogram, stroke
 from pyro_mm.plots.style import close
+from pyro_mm.plots.traversals import traversal
 
 __all__ = [
     "bounds_by_subset",
@@ -20,6 +23,7 @@ __all__ = [
     "certificates",
     "close",
     "cross_generation",
+    "cross_generation_sheet",
     "gaps_by_subset",
     "k_curve",
     "khat_histogram",
@@ -29,5 +33,8 @@ __all__ = [
     "prior_samples",
     "reconstructions",
     "report",
+    "spectrogram",
+    "stroke",
+    "traversal",
     "written",
 ]

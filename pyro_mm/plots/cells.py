@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pyro_mm.modality import Modality
-from pyro_mm.plots.show import WIDTH, Content, Hook, Look, draw, looks
+from pyro_mm.plots.contents import Content
+from pyro_mm.plots.show import WIDTH, Hook, Look, draw, looks
 from pyro_mm.plots.style import GREY, INK, PALE, Place, Sheet, colours, drawing, finish
 
-__all__ = ["Cells", "Line"]
+__all__ = ["HEIGHT", "Cells", "Line", "frame", "hatch", "width_of"]
 
 Axes = dict[tuple[Any, ...], Any]
 HEIGHT, BETWEEN = 0.9, 0.3  # inches: of a cell, and between modalities
@@ -46,11 +47,20 @@ class Cells:
         modalities: of which some may have no cells.
         rows: data, or draws, per modality.
         side_by_side: modalities are groups of columns; else they are blocks of lines, and a column is one datum.
-        corner: what the names at the left are, over them.
+        corner: what the names at the left are, or what `heads` are, over them.
+        heads: over the columns, for blocks of lines.
     """
 
-    def __init__(self, modalities: Sequence[Modality], rows: int, side_by_side: bool, corner: str = "") -> None:
-        self.modalities, self.rows, self.side_by_side, self.corner = list(modalities), rows, side_by_side, corner
+    def __init__(
+        self,
+        modalities: Sequence[Modality],
+        rows: int,
+        side_by_side: bool,
+        corner: str = "",
+        heads: Sequence[str] = (),
+    ) -> None:
+        self.modalities, self.rows, self.side_by_side = list(modalities), rows, side_by_side
+        self.corner, self.heads = corner, heads
         self.lines: list[Line] = []
 
     def add(self, line: Line) -> None:
@@ -96,9 +106,13 @@ class Cells:
         strips = [(b, line) for b in blocks for line in self.lines if b.modality.name in line.contents]
         starts = [n == 0 or strips[n - 1][0] is not block for n, (block, _) in enumerate(strips)]
         lines = [(0.2 if start and n else 0.05, HEIGHT) for n, start in enumerate(starts)]
-        sheet = Sheet(
-            plt, [(0.06, width)] * self.rows, lines, self._margin([b.modality.name for b in blocks]), top=0.12
-        )
+        top = 0.34 if self.heads else 0.12
+        margin = self._margin([self.corner, *(b.modality.name for b in blocks)])
+        sheet = Sheet(plt, [(0.06, width)] * self.rows, lines, margin, top)
+        style: dict[str, Any] = {"va": "bottom", "fontsize": 9, "color": GREY}
+        for (x0, x1), head in zip(sheet.x, self.heads, strict=False):
+            sheet.write((x0 + x1) / 2, top - 0.06, head, ha="center", **style)
+        sheet.write(sheet.x[0][0] - 0.14, top - 0.06, self.corner, ha="right", **style)
         for number, ((block, line), start) in enumerate(zip(strips, starts, strict=True)):
             _entitle(sheet, number, line.title, block.modality.name if start else "", block.colour)
             self._strip(sheet, line, block, number, 0, axes)
@@ -117,16 +131,16 @@ class Cells:
         marks = line.marks.get(name, [""] * self.rows)
         if all(mark == "hidden" for mark in marks):
             ax = sheet.cell(number, first, first + self.rows - 1)
-            _hatch(ax, "hidden")
+            hatch(ax, "hidden")
             axes.update({(*line.key, name, row): ax for row in range(self.rows)})
             return
         for row, (content, mark) in enumerate(zip(line.contents[name], marks, strict=True)):
             ax = axes[(*line.key, name, row)] = sheet.cell(number, first + row, width=width_of(look))
             if content is None:
-                _hatch(ax, mark)
+                hatch(ax, mark)
                 continue
             draw(ax, content, look)
-            _frame(ax, look.colour if mark == "given" else None)
+            frame(ax, look.colour if mark == "given" else None)
             ax.set_gid(mark or "generated")
 
 
@@ -136,7 +150,7 @@ def width_of(look: Look) -> float:
     if look.kind == "image" and look.hook is None:
         height, width = shape[-2:] if len(shape) == 2 or shape[0] in (1, 3) else shape[:2]
         return HEIGHT * min(max(width / height, 0.5), 2.0)
-    return WIDTH[look.kind]
+    return WIDTH.get(look.kind, HEIGHT)
 
 
 def _entitle(sheet: Sheet, number: int, title: str, name: str, colour: str = INK) -> None:
@@ -144,24 +158,25 @@ def _entitle(sheet: Sheet, number: int, title: str, name: str, colour: str = INK
     y0, y1 = sheet.y[number]
     x = sheet.x[0][0] - 0.14
     small: dict[str, Any] = {"ha": "right", "color": GREY, "fontsize": 8}
-    if name:
+    if lines := _wrapped(name):
         style = {"ha": "right", "color": colour, "fontweight": "bold", "fontsize": 9.5}
-        sheet.write(x, y0, "\n".join(_wrapped(name)), va="top", **style)
+        sheet.write(x, y0, "\n".join(lines), va="top", **style)
+    if len(lines) > 1:
         sheet.write(x, y1 - 0.03, title, va="bottom", **small)
     else:
         sheet.write(x, (y0 + y1) / 2, title, va="center", **small)
 
 
-def _frame(ax: Any, colour: str | None) -> None:
+def frame(ax: Any, colour: Any = None, width: float = FRAME) -> None:
     """A frame in this colour, or the hairline that any cell has."""
     ax.set_box_aspect(ax.bbox.height / ax.bbox.width)  # an image is centred in its cell instead of shrinking the frame
     for spine in ax.spines.values():
         spine.set_visible(True)
         spine.set_color(PALE if colour is None else colour)
-        spine.set_linewidth(0.7 if colour is None else FRAME)
+        spine.set_linewidth(0.7 if colour is None else width)
 
 
-def _hatch(ax: Any, mark: str) -> None:
+def hatch(ax: Any, mark: str) -> None:
     """An empty cell that says why."""
     ax.set_xticks([])
     ax.set_yticks([])

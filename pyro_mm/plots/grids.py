@@ -12,8 +12,9 @@ from pyro_mm.evaluation.generation import generate
 from pyro_mm.evaluation.modules import modules_of
 from pyro_mm.modality import Modality
 from pyro_mm.plots.cells import Cells, Line
+from pyro_mm.plots.contents import Content, of_data, of_distribution
 from pyro_mm.plots.sets import Sets, Subset, chosen, subsets_of
-from pyro_mm.plots.show import Content, Hook, of_data, of_distribution
+from pyro_mm.plots.show import Hook
 from pyro_mm.plots.style import Place
 from pyro_mm.recipe import Recipe
 
@@ -27,6 +28,7 @@ def cross_generation(
     *what: Any,
     sets: Sets | None = None,
     k: int = 1,
+    means: Sequence[str] | None = None,
     show: Mapping[str, Hook] | None = None,
     seed: int = 0,
     path: Place = None,
@@ -42,6 +44,8 @@ def cross_generation(
         sets: the subsets, each a name or names; default every non-empty one of up to 3 modalities, else each alone and
             all together.  For a model that is conditioned on some modalities, those that contain them.
         k: draws of z whose means and probabilities are averaged (tokens: the first draw's).
+        means: latents of hidden modalities that take the mean of the model's conditional, rather than a draw of it;
+            default those of the recipe (`Recipe.means`), else none.
         show: by modality, `draw(ax, value)` in place of the library's drawing; value has the event shape.
         seed: of the draws; the caller's random state is left alone.
         path: save there as well.
@@ -54,10 +58,11 @@ def cross_generation(
         ValueError: naming the modality, when a set or hook names an unknown one, or rows lack one; too many rows.
     """
     model, guide, modalities, rows = subject(what, "cross_generation")
+    means = at_means(what, means)
     groups, own = _sets(model, guide, modalities, sets), _of_the_pair(model, guide, modalities)
     cells = Cells(modalities, len(rows), side_by_side=True, corner="given")
     for group in groups:
-        made = _generated(model, guide, modalities, rows.only(*group), k, seed)
+        made = generated(model, guide, modalities, rows.only(*group), k, means, seed)
         shown = [m for m in modalities if m in own or m.name in group]
         cells.add(_input(group, shown, rows, name=", ".join(group)))
         cells.add(Line((group, "generated"), "generated", {m: [*c] for m, c in made.items()}, gap=0.05))
@@ -67,6 +72,7 @@ def cross_generation(
 def reconstructions(
     *what: Any,
     k: int = 1,
+    means: Sequence[str] | None = None,
     show: Mapping[str, Hook] | None = None,
     seed: int = 0,
     path: Place = None,
@@ -82,7 +88,7 @@ def reconstructions(
     own = _of_the_pair(model, guide, modalities)
     seen = _input(tuple(m.name for m in own), own, rows, name="")
     cells.add(Line(("data",), "data", seen.contents, seen.marks))
-    made = _generated(model, guide, modalities, rows, k, seed)
+    made = generated(model, guide, modalities, rows, k, at_means(what, means), seed)
     cells.add(Line(("reconstruction",), "reconstruction", {m: [*c] for m, c in made.items()}, gap=0.05))
     return cells.drawn(show, path)
 
@@ -93,6 +99,7 @@ def prior_samples(
     n: int = 8,
     *,
     rows: Batch | None = None,
+    means: Sequence[str] | None = None,
     show: Mapping[str, Hook] | None = None,
     seed: int = 0,
     path: Place = None,
@@ -103,7 +110,7 @@ def prior_samples(
         what: a recipe, or a model with its `modalities`.
         n: how many, up to 12.
         rows: for a model that is conditioned on some modalities, the rows that give them, one draw for each.
-        show, seed, path: as in `cross_generation`.
+        means, show, seed, path: as in `cross_generation`.
 
     Returns:
         The figure, and its axes by `("given" | "sample", modality, draw)`.
@@ -113,27 +120,35 @@ def prior_samples(
         ValueError: too many draws; a conditional model without rows that have all its conditions; as in
             `cross_generation`.
     """
+    model, means = what, at_means((what,), means)
     if isinstance(what, Recipe):
-        what, modalities = what.model, modalities or what.modalities
+        model, modalities = what.model, modalities or what.modalities
     if not modalities:
         raise TypeError("prior_samples takes (recipe) or (model, modalities)")
-    conditions = tuple(getattr(what, "conditioned_on", ()))
+    conditions = tuple(getattr(model, "conditioned_on", ()))
     if conditions and rows is None:
         raise ValueError(f"the model is conditioned on {list(conditions)}: pass rows= that have them")
-    rows = Batch.missing(modalities, n).to(_device(what)) if rows is None else rows
-    _check_rows(rows, _of_the_pair(what, what, modalities))
+    rows = Batch.missing(modalities, n).to(_device(model)) if rows is None else rows
+    _check_rows(rows, _of_the_pair(model, model, modalities))
     cells = Cells(modalities, len(rows), side_by_side=False)
     if conditions:
         given = _input(conditions, [m for m in modalities if m.name in conditions], rows, name="")
         cells.add(Line(("given",), "given", given.contents, given.marks))
     # A guide without sites: every latent is then the model's own.
-    made = _generated(what, lambda batch: None, modalities, rows.only(*conditions), 1, seed)
+    made = generated(model, lambda batch: None, modalities, rows.only(*conditions), 1, means, seed)
     cells.add(Line(("sample",), "", {m: [*c] for m, c in made.items()}, gap=0.05 if conditions else 0.0))
     return cells.drawn(show, path)
 
 
-def subject(what: Sequence[Any], function: str) -> tuple[Any, Any, Sequence[Modality], Batch]:
-    """Model, guide, modalities and rows from the ways in which they may be given.
+def at_means(what: Sequence[Any], means: Sequence[str] | None) -> Sequence[str]:
+    """The latents to take at their means: those asked for, else the recipe's."""
+    if means is not None:
+        return means
+    return what[0].means if what and isinstance(what[0], Recipe) else ()
+
+
+def subject(what: Sequence[Any], function: str, most: int | None = MOST) -> tuple[Any, Any, Sequence[Modality], Batch]:
+    """Model, guide, modalities and rows (at most `most`) from the ways in which they may be given.
 
     Raises:
         TypeError, ValueError: see `cross_generation`.
@@ -146,7 +161,7 @@ def subject(what: Sequence[Any], function: str) -> tuple[Any, Any, Sequence[Moda
     if len(head) != 3 or not isinstance(rows, Batch) or not _all_modalities(head[2]):
         raise TypeError(f"{function} takes (recipe, rows) or (model, guide, modalities, rows), rows a Batch")
     model, guide, modalities = head
-    _check_rows(rows, _of_the_pair(model, guide, modalities))
+    _check_rows(rows, _of_the_pair(model, guide, modalities), most)
     return model, guide, modalities, rows
 
 
@@ -161,9 +176,9 @@ def _of_the_pair(model: Any, guide: Any, modalities: Sequence[Modality]) -> list
     return [m for m in modalities if not (own[0] and own[1]) or m.name in named]
 
 
-def _check_rows(rows: Batch, modalities: Sequence[Modality]) -> None:
-    if not 0 < len(rows) <= MOST:
-        raise ValueError(f"a figure shows 1 to {MOST} rows, got {len(rows)}: pass some of them, such as batch[:4]")
+def _check_rows(rows: Batch, modalities: Sequence[Modality], most: int | None = MOST) -> None:
+    if most is not None and not 0 < len(rows) <= most:
+        raise ValueError(f"a figure shows 1 to {most} rows, got {len(rows)}: pass some of them, such as batch[:4]")
     for m in modalities:
         if m.name not in rows.x:
             raise ValueError(f"the rows have no modality '{m.name}'; they have {list(rows.names)}")
@@ -183,10 +198,17 @@ def _sets(model: Any, guide: Any, modalities: Sequence[Modality], sets: Sets | N
     return [s for s in subsets_of([m for m in names if m in seen]) if conditions <= set(s)]
 
 
-def _generated(
-    model: Any, guide: Any, modalities: Sequence[Modality], rows: Batch, k: int, seed: int
+def generated(
+    model: Any,
+    guide: Any,
+    modalities: Sequence[Modality],
+    rows: Batch,
+    k: int = 1,
+    means: Sequence[str] = (),
+    seed: int = 0,
 ) -> dict[str, list[Content]]:
-    made = generate(model, guide, rows, k, seed=seed)
+    """What the pair makes of what is present in the rows, one cell for each of them, by modality."""
+    made = generate(model, guide, rows, k, means=means, seed=seed)
     return {m.name: of_distribution(m, made[m.name], rows.device) for m in modalities if m.name in made}
 
 

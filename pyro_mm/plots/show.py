@@ -1,7 +1,7 @@
-"""How one value of a modality is drawn in one cell: images, labels, tokens, vectors and numbers.
+"""How one value of a modality is drawn in one cell: images, labels, tokens, signals, vectors and numbers.
 
-The kind follows from event shape and likelihood.  Content is taken from data (`of_data`) or from decoders
-(`of_distribution`); a `show=` hook replaces the drawing of a modality by the user's own.
+The kind follows from event shape and likelihood, and for signals from the modality's name too; a `show=` hook replaces
+the drawing of a modality by the user's own.
 """
 
 from __future__ import annotations
@@ -17,29 +17,16 @@ from torch import Tensor
 
 from pyro_mm import likelihoods as lik
 from pyro_mm.modality import Modality
+from pyro_mm.plots.contents import Content, classes_of
+from pyro_mm.plots.signals import is_spectrogram, is_stroke, spectrogram, stroke
 from pyro_mm.plots.style import GREY, INK, tint
 
-__all__ = ["Content", "Hook", "Look", "draw", "kind_of", "looks", "of_data", "of_distribution", "written"]
+__all__ = ["Hook", "Look", "draw", "kind_of", "looks", "written"]
 
 Hook = Callable[[Any, Tensor], object]
-SAMPLES = 100  # for the mean of a distribution that does not know its own
-WIDTH = {"image": 0.9, "label": 1.0, "tokens": 1.3, "vector": 1.3, "number": 1.0}  # of cells, in inches
+WIDTH = {"label": 1.0, "number": 1.0, "tokens": 1.3, "vector": 1.3}  # of cells, in inches; of other kinds HEIGHT
+STROKES, SPECTROGRAMS = {"trajectory"}, {"sound"}  # names that say what a shape alone does not
 CHARACTERS, LINES = 16, 5  # of text that fit into a cell of 1.3 x 0.9 inches
-
-
-@dataclass(frozen=True)
-class Content:
-    """What one cell shows.
-
-    Attributes:
-        value: of event shape: the datum, a distribution's mean, or its most probable value where a mean means nothing.
-        probabilities: of a label's classes, `(C,)`; 0 and 1 for a datum.
-        spread: standard deviation, of event shape, where known.
-    """
-
-    value: Tensor
-    probabilities: Tensor | None = None
-    spread: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -55,60 +42,19 @@ class Look:
 
 
 def kind_of(modality: Modality) -> str:
-    """`image`, `label`, `tokens`, `vector` or `number`."""
+    """`image`, `label`, `tokens`, `vector` or `number`; `stroke` or `spectrogram` for what is named so and fits."""
     shape, likelihood = modality.shape, modality.likelihood
     if classes_of(modality) is not None:
         return "label"
     if len(shape) == 1 and isinstance(likelihood, lik.Tokens | lik.Categorical):
         return "tokens"
+    if modality.name in STROKES and is_stroke(shape):
+        return "stroke"
+    if modality.name in SPECTROGRAMS and is_spectrogram(shape):
+        return "spectrogram"
     if len(shape) == 2 or (len(shape) == 3 and (shape[0] in (1, 3) or shape[-1] in (1, 3))):
         return "image"
     return "vector" if shape else "number"
-
-
-def classes_of(modality: Modality) -> int | None:
-    """How many classes a label has; None for what is no label."""
-    shape, likelihood = modality.shape, modality.likelihood
-    if isinstance(likelihood, lik.Categorical) and shape == ():
-        return likelihood.classes
-    if isinstance(likelihood, lik.OneHotCategorical):
-        return shape[0]
-    return 2 if isinstance(likelihood, lik.Bernoulli) and shape == () else None
-
-
-def of_data(modality: Modality, x: Tensor) -> list[Content]:
-    """One cell for every row of `x` `(N, *event)`."""
-    x = _host(x)
-    if (classes := classes_of(modality)) is None:
-        return [Content(row) for row in x]
-    hot = x.double() if x.dim() == 2 else torch.nn.functional.one_hot(x.long(), classes).double()
-    return [Content(row, p) for row, p in zip(x, hot, strict=True)]
-
-
-def of_distribution(modality: Modality, fn: Any, device: torch.device | str = "cpu") -> list[Content]:
-    """One cell for every row of a distribution of batch shape `(k, N)`, averaged over k.
-
-    Tokens have no average: they are the most probable ones at the first draw.  `device` is where its parameters are.
-    """
-    classes = classes_of(modality)
-    if classes is not None:
-        p = _host(_probabilities(modality, fn, classes, device))
-        values = p.argmax(-1)
-        if modality.shape:
-            values = torch.nn.functional.one_hot(values, classes)
-        return [Content(v, row) for v, row in zip(values, p, strict=True)]
-    if isinstance(modality.likelihood, lik.Tokens | lik.Categorical):
-        return [Content(row) for row in _host(fn.mode[0])]
-    mean = _host(_mean(fn))
-    spread = _spread(fn, mean)
-    spreads: Sequence[Tensor | None] = [None] * mean.shape[1] if spread is None else list(spread)
-    return [Content(row, spread=s) for row, s in zip(mean.mean(0), spreads, strict=True)]
-
-
-def _host(x: Tensor) -> Tensor:
-    """Values that numpy can hold: on the CPU, without a graph, in a precision it knows."""
-    x = x.detach().cpu()
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def looks(
@@ -125,10 +71,14 @@ def looks(
     hooks = dict(show or {})
     if unknown := set(hooks) - {m.name for m in modalities}:
         raise ValueError(f"show= names {sorted(unknown)}, but the modalities are {[m.name for m in modalities]}")
-    return {
-        m.name: Look(m, kind_of(m), colours[m.name], *_range(m, contents.get(m.name, ())), hooks.get(m.name))
-        for m in modalities
-    }
+    return {m.name: _look(m, colours[m.name], contents.get(m.name, ()), hooks.get(m.name)) for m in modalities}
+
+
+def _look(modality: Modality, colour: str, contents: Sequence[Content], hook: Hook | None) -> Look:
+    """The library's own signals, given as hooks, are kinds: they share colour and range like any other."""
+    own = "stroke" if hook is stroke else "spectrogram" if hook is spectrogram else None
+    kind = own or kind_of(modality)
+    return Look(modality, kind, colour, *_range(modality, kind, contents), None if own else hook)
 
 
 def draw(ax: Any, content: Content, look: Look) -> None:
@@ -202,10 +152,22 @@ def draw_number(ax: Any, content: Content, look: Look) -> None:
     ax.set_ylim(0, 1)
 
 
+def draw_stroke(ax: Any, content: Content, look: Look) -> None:
+    """A pen's way over the paper."""
+    stroke(ax, content.value, look.colour, look.low, look.high)
+
+
+def draw_spectrogram(ax: Any, content: Content, look: Look) -> None:
+    """Loudness by time and frequency."""
+    spectrogram(ax, content.value, look.low, look.high)
+
+
 DRAW: dict[str, Callable[[Any, Content, Look], None]] = {
     "image": draw_image,
     "label": draw_label,
     "tokens": draw_tokens,
+    "stroke": draw_stroke,
+    "spectrogram": draw_spectrogram,
     "vector": draw_vector,
     "number": draw_number,
 }
@@ -230,8 +192,9 @@ def _margin(look: Look, share: float) -> tuple[float, float]:
     return look.low - extra, look.high + extra
 
 
-def _range(modality: Modality, contents: Sequence[Content]) -> tuple[float, float]:
+def _range(modality: Modality, kind: str, contents: Sequence[Content]) -> tuple[float, float]:
     """The support where it is bounded, else what occurs among the contents."""
+    spread = kind in ("vector", "number")  # others show no deviations
     likelihood = modality.likelihood
     if isinstance(likelihood, lik.Bernoulli | lik.ContinuousBernoulli):
         return 0.0, 1.0
@@ -239,41 +202,15 @@ def _range(modality: Modality, contents: Sequence[Content]) -> tuple[float, floa
         return 0.0, float(likelihood.total)
     if isinstance(likelihood, lik.Categorical):
         return 0.0, float(likelihood.classes - 1)
-    values = [v.double().flatten() for c in contents for v in _extent(c) if v.numel()]
+    if isinstance(likelihood, lik.Normal) and likelihood.bounded and not spread:
+        return 0.0, 1.0
+    values = [v.double().flatten() for c in contents for v in _extent(c, spread) if v.numel()]
     low, high = (torch.cat(values).min().item(), torch.cat(values).max().item()) if values else (0.0, 1.0)
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
-def _extent(content: Content) -> list[Tensor]:
-    """The value, and what lies a standard deviation beside it."""
-    if content.spread is None:
+def _extent(content: Content, spread: bool) -> list[Tensor]:
+    """The value, and what lies a standard deviation beside it where that is drawn."""
+    if content.spread is None or not spread:
         return [content.value]
     return [content.value, content.value - content.spread, content.value + content.spread]
-
-
-def _probabilities(modality: Modality, fn: Any, classes: int, device: torch.device | str) -> Tensor:
-    """Mean over draws of the classes' probabilities, `(N, C)`: from densities, so that any distribution will do."""
-    one_hot = bool(modality.shape)
-    labels = torch.eye(classes) if one_hot else torch.arange(classes)
-    if isinstance(modality.likelihood, lik.Bernoulli):
-        labels = labels.to(torch.get_default_dtype())
-    values = labels.reshape(classes, 1, 1, *labels.shape[1:]).to(device)
-    return fn.log_prob(values).double().softmax(0).mean(1).T
-
-
-def _mean(fn: Any) -> Tensor:
-    """`(k, N, *event)`."""
-    try:
-        return fn.mean
-    except NotImplementedError:
-        return fn.sample((SAMPLES,)).mean(0)
-
-
-def _spread(fn: Any, mean: Tensor) -> Tensor | None:
-    """Standard deviation over draws and noise, `(N, *event)`."""
-    try:
-        noise = _host(fn.base.variance).reshape(mean.shape)
-    except (AttributeError, NotImplementedError, RuntimeError):
-        return None
-    between = mean.var(0, correction=0)
-    return (noise.mean(0) + between).sqrt()

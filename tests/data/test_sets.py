@@ -17,6 +17,8 @@ def test_available_sets():
         "digits",
         "digit_halves",
         "digit_captions",
+        "mhd",
+        "mhd_like",
         "mnist",
         "mnist_grey",
         "mnist_halves",

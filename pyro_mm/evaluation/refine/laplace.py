@@ -135,11 +135,12 @@ def curvature(
 def newton(target: Target, u: Tensor, precision: Tensor) -> Tensor:
     """One Newton step, or the half or quarter of it, where it raises log p(x, u)."""
     slope = target.gradient(u.unsqueeze(0))[1][0]
-    step = torch.linalg.solve(precision, slope.double().unsqueeze(-1)).squeeze(-1).to(u.dtype)
+    root = torch.linalg.cholesky(precision)
+    step = torch.cholesky_solve(slope.double().unsqueeze(-1), root).squeeze(-1).to(u.dtype)
     tried = torch.stack([u, *(u + size * step for size in (1.0, 0.5, 0.25))])
     return best_of(target, tried)
 
 
 def inverse_root(precision: Tensor) -> Tensor:
     """Lower triangular R with R R' = precision^-1."""
-    return torch.linalg.cholesky(torch.linalg.inv(precision))
+    return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(precision)))

@@ -1,0 +1,269 @@
+"""Cross-modality inference on MHD-like data: NEXUS, its baselines and flat systems, equal budgets, several seeds.
+
+    python benchmarks/mhd_like.py --root ~/data --out runs/mhd_like            # everything, one run after the other
+    python benchmarks/mhd_like.py --root ~/data --out runs/mhd_like --table    # the tables of what is there
+
+Every run is a folder OUT/SYSTEM-SEED as `pyro-mm train` makes it; what is done already is not done again, so an
+interrupted benchmark goes on where it stood.  Writes OUT/table.json and OUT/table.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+# The same data, epochs, rows per step and optimiser for all.  Hierarchies have the paper's sizes; the flat systems as
+# many dimensions as a picture's own latent has there; shared and private latents half of these each.
+SYSTEMS: dict[str, dict[str, Any]] = {
+    "nexus": {"dim": 32},
+    "nexus_elbo": {"dim": 32},
+    "hierarchical_mvae": {"dim": 32},
+    "hierarchical_mmvae": {"dim": 32},
+    "mvae": {"dim": 64, "weights": {"label": 50.0}},
+    "mmvae": {"dim": 64, "weights": {"label": 50.0}},
+    "mopoe": {"dim": 64, "weights": {"label": 50.0}},
+    "dmvae": {"dim": 32, "weights": {"label": 50.0}, "options": {"private": 32}},
+    "mmvaeplus": {"dim": 32, "weights": {"label": 50.0}},
+}
+LIKELIHOOD = "likelihood.json"
+
+
+def main() -> int:
+    """Train, measure, print."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--root", help="folder with pendigits and fsdd, or with the cached set")
+    p.add_argument("--data", default="mhd_like", help="the data set (default: mhd_like)")
+    p.add_argument("--out", type=Path, default=Path("runs/mhd_like"))
+    p.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS))
+    p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    p.add_argument("--epochs", type=int, default=30)
+    p.add_argument("--rows", type=int, default=32, help="test rows whose log-likelihood is annealed (0: none)")
+    p.add_argument("--temperatures", type=int, default=500)
+    p.add_argument("--device", default="auto")
+    p.add_argument("--workers", type=int, default=1, help="runs at once")
+    p.add_argument("--threads", type=int, default=1, help="of each run")
+    p.add_argument("--table", action="store_true", help="train nothing")
+    p.add_argument("--one", nargs=2, metavar=("SYSTEM", "SEED"), help=argparse.SUPPRESS)
+    arguments = p.parse_args()
+    if arguments.one:
+        return one(arguments, arguments.one[0], int(arguments.one[1]))
+    if not arguments.table:
+        several(arguments)
+    found = collected(arguments.out)
+    if not found:
+        print(f"no finished runs in {arguments.out}", file=sys.stderr)
+        return 1
+    text = table(found)
+    (arguments.out / "table.json").write_text(json.dumps(found, indent=1))
+    (arguments.out / "table.md").write_text(text)
+    print(text)
+    return 0
+
+
+def several(arguments: argparse.Namespace) -> None:
+    """Every run in a process of its own, `workers` at a time; a failed one is named and the others go on."""
+    left = [(s, seed) for seed in arguments.seeds for s in arguments.systems]
+    running: dict[tuple[str, int], subprocess.Popen[bytes]] = {}
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    while left or running:
+        while left and len(running) < arguments.workers:
+            job = left.pop(0)
+            command = [sys.executable, __file__, *sys.argv[1:], "--one", job[0], str(job[1])]
+            log = open(arguments.out / f"{job[0]}-{job[1]}.log", "wb")  # noqa: SIM115
+            environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads)}
+            running[job] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        for job, process in list(running.items()):
+            if process.poll() is not None:
+                del running[job]
+                print(
+                    f"{job[0]} seed {job[1]}: {'done' if process.returncode == 0 else 'FAILED, see its log'}",
+                    flush=True,
+                )
+        time.sleep(0.5)
+
+
+def one(arguments: argparse.Namespace, system: str, seed: int) -> int:
+    """Train, measure accuracy, rank and likelihoods of one run, as far as that is not done yet."""
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    from pyro_mm.cli.common import device_of
+    from pyro_mm.files import write_json
+    from pyro_mm.metrics import evaluate_metrics
+    from pyro_mm.runs import METRICS, Settings, open_run, train_run
+
+    folder, device = arguments.out / f"{system}-{seed}", device_of(arguments.device)
+    common = {
+        "data": arguments.data,
+        "root": arguments.root,
+        "epochs": arguments.epochs,
+        "batch_size": 64,
+        "seed": seed,
+    }
+    if not (folder / "model").is_dir():
+        there = (folder / "checkpoint.pt").is_file()
+        train_run(Settings(system, **common, **SYSTEMS[system]), folder, resume=there, progress=False, device=device)
+        print(f"trained {system} {seed}", flush=True)
+    run = open_run(folder, arguments.root)
+    for module in run.recipe.modules.values():
+        module.to(device)
+    if not (folder / METRICS).is_file():
+        evaluate_metrics(run, folder=arguments.out / "judges", seed=0)
+        print("measured", flush=True)
+    if arguments.rows and not (folder / LIKELIHOOD).is_file():
+        write_json(folder / LIKELIHOOD, likelihoods(run, arguments.rows, arguments.temperatures))
+        print("likelihoods", flush=True)
+    return 0
+
+
+def likelihoods(run: Any, rows: int, temperatures: int) -> dict[str, Any]:
+    """The joint log-likelihood by importance sampling from guide and refined proposal, and by annealing the latter."""
+    import torch
+
+    from pyro_mm import log_marginal, log_marginal_ais
+
+    batch, pair, out = run.test_rows(rows), (run.recipe.model, run.recipe.guide), {}
+    for name, options in (("guide", {"refine": False}), ("refined", {"refine": True})):
+        ev = log_marginal(*pair, batch, 1000, seed=0, **options)
+        out[name] = summary(ev)
+        torch.cuda.empty_cache()
+    ev = log_marginal_ais(*pair, batch, temperatures, chains=8, refine=True, seed=0)
+    return {**out, "annealed": summary(ev), "rows": rows, "temperatures": temperatures}
+
+
+def summary(ev: Any) -> dict[str, float]:
+    """Mean over rows, its standard error, and how far to trust it."""
+    return {
+        "mean": ev.estimate.mean().item(),
+        "se": ev.estimate.std().item() / len(ev.estimate) ** 0.5,
+        "ess": ev.ess.median().item(),
+        "khat": ev.khat.median().item(),
+    }
+
+
+def collected(out: Path) -> dict[str, list[dict[str, Any]]]:
+    """What is done, by system."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for system in SYSTEMS:
+        for folder in sorted(out.glob(f"{system}-[0-9]*")):
+            if not (folder / "metrics.json").is_file():
+                continue
+            entry = {
+                "seed": int(folder.name.rpartition("-")[2]),
+                "metrics": json.loads((folder / "metrics.json").read_text()),
+            }
+            entry["record"] = json.loads((folder / "run.json").read_text())
+            if (folder / LIKELIHOOD).is_file():
+                entry["likelihood"] = json.loads((folder / LIKELIHOOD).read_text())
+            found.setdefault(system, []).append(entry)
+    return found
+
+
+def table(found: dict[str, list[dict[str, Any]]]) -> str:
+    """Markdown: means over seeds, and their standard deviations."""
+    first = next(iter(found.values()))[0]
+    judges = ", ".join(f"{m} {100 * j['accuracy']:.1f} %" for m, j in first["metrics"]["judges"].items())
+    lines = [f"Judges' own accuracy on the test rows: {judges}.", ""]
+    targets = list(dict.fromkeys(e["target"] for e in first["metrics"]["cross_accuracy"]))
+    sizes = [1, 2, 3]
+    head = ["accuracy (%) of", *(f"{t}, {n}" for t in targets for n in sizes), "joint coherence"]
+    lines += row(head) + row(["---"] * len(head))
+    for system, runs in found.items():
+        cells = [over_seeds([100 * of_size(r, t, n) for r in runs], 1) for t in targets for n in sizes]
+        joint = over_seeds([100 * r["metrics"]["joint_coherence"]["value"] for r in runs], 1)
+        lines += row([system, *cells, joint])
+    lines += ["", *sets(found, targets), ""]
+    ranks = list(first["metrics"]["rank"])
+    head = ["Frechet distance", *(f"{m}, {how}" for m in ranks for how in ("one", "all", "none"))]
+    lines += row(head) + row(["---"] * len(head))
+    for system, runs in found.items():
+        cells = [
+            over_seeds([r["metrics"]["rank"][m][how] for r in runs], 1)
+            for m in ranks
+            for how in ("mean", "every", "prior")
+        ]
+        lines += row([system, *cells])
+    halves = [f"{first['metrics']['rank'][m]['baseline']:.1f}" for m in ranks]
+    lines += [
+        "",
+        "Between two halves of the real rows: "
+        + ", ".join(f"{m} {v}" for m, v in zip(ranks, halves, strict=True))
+        + ".",
+        "",
+    ]
+    return "\n".join([*lines, *likelihood_table(found)]) + "\n"
+
+
+def sets(found: dict[str, list[dict[str, Any]]], targets: list[str]) -> list[str]:
+    """Accuracy by every conditioning set, means over seeds."""
+    systems = list(found)
+    lines = row(["target", "given", *systems]) + row(["---"] * (2 + len(systems)))
+    for i, entry in enumerate(next(iter(found.values()))[0]["metrics"]["cross_accuracy"]):
+        values = [
+            statistics.mean(100 * r["metrics"]["cross_accuracy"][i]["accuracy"] for r in found[s]) for s in systems
+        ]
+        best = max(values)
+        lines += row(
+            [entry["target"], ", ".join(entry["given"]), *(f"**{v:.1f}**" if v == best else f"{v:.1f}" for v in values)]
+        )
+    return lines
+
+
+def likelihood_table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """log p(X) by three estimators."""
+    having = {s: [r["likelihood"] for r in runs if "likelihood" in r] for s, runs in found.items()}
+    having = {s: values for s, values in having.items() if values}
+    if not having:
+        return []
+    head = [
+        "log p(X), nats",
+        "annealed",
+        "refined",
+        "guide alone",
+        "median ESS of the three",
+        "median k-hat of the last two",
+        "training, s",
+    ]
+    lines = row(head) + row(["---"] * len(head))
+    for system, values in having.items():
+        cells = []
+        for how in ("annealed", "refined", "guide"):
+            se = statistics.mean(v[how]["se"] for v in values)
+            cells.append(f"{over_seeds([v[how]['mean'] for v in values], 1)} (rows: {se:.1f})")
+        ess = " / ".join(
+            f"{statistics.mean(v[how]['ess'] for v in values):.1f}" for how in ("annealed", "refined", "guide")
+        )
+        khat = " / ".join(f"{statistics.mean(v[how]['khat'] for v in values):.1f}" for how in ("refined", "guide"))
+        lines += row(
+            [system, *cells, ess, khat, f"{statistics.mean(r['record']['seconds'] for r in found[system]):.0f}"]
+        )
+    return lines
+
+
+def of_size(run: dict[str, Any], target: str, size: int) -> float:
+    """Mean accuracy over conditioning sets of a size."""
+    return statistics.mean(
+        e["accuracy"] for e in run["metrics"]["cross_accuracy"] if e["target"] == target and len(e["given"]) == size
+    )
+
+
+def over_seeds(values: list[float], digits: int) -> str:
+    """Mean, and standard deviation over seeds."""
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
+
+
+def row(cells: list[str]) -> list[str]:
+    """One line of a table."""
+    return ["| " + " | ".join(cells) + " |"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
