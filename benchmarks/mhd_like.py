@@ -32,7 +32,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "dmvae": {"dim": 32, "weights": {"label": 50.0}, "options": {"private": 32}},
     "mmvaeplus": {"dim": 32, "weights": {"label": 50.0}},
 }
-LIKELIHOOD = "likelihood.json"
+LIKELIHOOD, JUDGES = "likelihood.json", "judges"
 
 
 def main() -> int:
@@ -44,6 +44,7 @@ def main() -> int:
     p.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS))
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     p.add_argument("--epochs", type=int, default=30)
+    p.add_argument("--judge-epochs", type=int, default=20)
     p.add_argument("--rows", type=int, default=32, help="test rows whose log-likelihood is annealed (0: none)")
     p.add_argument("--temperatures", type=int, default=500)
     p.add_argument("--device", default="auto")
@@ -69,7 +70,7 @@ def main() -> int:
 
 def several(arguments: argparse.Namespace) -> None:
     """Every run in a process of its own, `workers` at a time; a failed one is named and the others go on."""
-    left = [(s, seed) for seed in arguments.seeds for s in arguments.systems]
+    left = [(JUDGES, 0), *((s, seed) for seed in arguments.seeds for s in arguments.systems)]
     running: dict[tuple[str, int], subprocess.Popen[bytes]] = {}
     arguments.out.mkdir(parents=True, exist_ok=True)
     while left or running:
@@ -100,6 +101,9 @@ def one(arguments: argparse.Namespace, system: str, seed: int) -> int:
     from pyro_mm.runs import METRICS, Settings, open_run, train_run
 
     folder, device = arguments.out / f"{system}-{seed}", device_of(arguments.device)
+    if system == JUDGES:
+        judges(arguments, device)
+        return 0
     common = {
         "data": arguments.data,
         "root": arguments.root,
@@ -115,12 +119,23 @@ def one(arguments: argparse.Namespace, system: str, seed: int) -> int:
     for module in run.recipe.modules.values():
         module.to(device)
     if not (folder / METRICS).is_file():
-        evaluate_metrics(run, folder=arguments.out / "judges", seed=0)
+        while not (arguments.out / JUDGES / "judges.json").is_file():  # another process is training them
+            time.sleep(1)
+        evaluate_metrics(run, judges=judges(arguments, device), seed=0)
         print("measured", flush=True)
     if arguments.rows and not (folder / LIKELIHOOD).is_file():
         write_json(folder / LIKELIHOOD, likelihoods(run, arguments.rows, arguments.temperatures))
         print("likelihoods", flush=True)
     return 0
+
+
+def judges(arguments: argparse.Namespace, device: str) -> Any:
+    """Classifiers and autoencoders of the data, trained once for all runs."""
+    from pyro_mm.data import available
+    from pyro_mm.judges import train_judges
+
+    splits = available()[arguments.data](**({"root": arguments.root} if arguments.root else {}))
+    return train_judges(splits, arguments.judge_epochs, folder=arguments.out / JUDGES, device=device)
 
 
 def likelihoods(run: Any, rows: int, temperatures: int) -> dict[str, Any]:
