@@ -28,10 +28,20 @@ from pyro_mm.evaluation import (
     sandwich,
     sbc,
 )
-from pyro_mm.guides import Experts, JointEncoder, Surrogate, random_views, semi_implicit
+from pyro_mm.guides import (
+    BottomUp,
+    Experts,
+    JointEncoder,
+    PrivateExperts,
+    Surrogate,
+    TopDown,
+    random_views,
+    semi_implicit,
+)
 from pyro_mm.handlers import RandomSubsets, frozen, given, in_subsets, particles
+from pyro_mm.judges import Judges, train_judges
 from pyro_mm.modality import Modality
-from pyro_mm.models import Joint
+from pyro_mm.models import Hierarchical, Joint, Private
 from pyro_mm.objectives import Warmup, componentwise_elbo, dreg, elbo, iwae, kl, looser, nll
 from pyro_mm.recipe import Paper, Recipe
 from pyro_mm.storage import load, save
@@ -42,23 +52,29 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Batch",
+    "BottomUp",
     "Certificate",
     "Evidence",
     "Experts",
     "GradientSteps",
     "HMCFit",
+    "Hierarchical",
     "History",
     "Joint",
     "JointEncoder",
+    "Judges",
     "Laplace",
     "Modality",
     "NoLikelihood",
     "NonFiniteLoss",
     "Paper",
+    "Private",
+    "PrivateExperts",
     "RandomSubsets",
     "Recipe",
     "Stage",
     "Surrogate",
+    "TopDown",
     "Warmup",
     "ais",
     "check_pair",
@@ -100,5 +116,6 @@ __all__ = [
     "sbc",
     "semi_implicit",
     "svi",
+    "train_judges",
     "variants",
 ]

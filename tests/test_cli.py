@@ -219,7 +219,7 @@ def test_training_says_what_comes_next(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["train", "mvea"], "unknown variant 'mvea': did you mean mvae"),
-        (["train", "zzz"], "unknown variant 'zzz': there are cvae, jmvae"),
+        (["train", "zzz"], "unknown variant 'zzz': there are cmvae, cvae"),
         (["train", "mvae", "--data", "mnits"], "unknown data set 'mnits': did you mean mnist"),
         (["train", "mvae", "--data", "mnist"], "root=FOLDER"),
         (["train", "mvae", "--data", "mnist", "--root", "/nowhere"], "root=/nowhere holds no complete set"),
@@ -400,7 +400,8 @@ def test_generate_names_what_it_cannot_do(run, capsys):
 def test_plot_draws_every_figure(run, capsys):
     assert main(["plot", str(run), "-k", "10", "--rows", "10"]) == 0
     drawn = capsys.readouterr().out.split()
-    names = ["loss", "cross_generation", "reconstructions", "prior_samples", "latent_map", "khat"]
+    names = ["loss", "cross_generation", "cross_generation_sheet", "reconstructions", "prior_samples"]
+    names += ["latent_map", "traversal", "khat"]
     assert drawn == [str(run / "figures" / f"{n}.png") for n in names]
     assert all(Path(p).read_bytes().startswith(b"\x89PNG") for p in drawn)
     assert main(["plot", str(run), "--only", "loss", "--format", "svg"]) == 0

@@ -18,6 +18,7 @@ from pyro_mm.batch import Batch
 from pyro_mm.describe import describe, factorisation, graph, nodes_of
 from pyro_mm.handlers import given, in_subsets
 from pyro_mm.modality import Modality
+from tests.helpers.layered import LAYERED, PRIVATE, TWO_FLOORS
 
 MODALITIES = [
     Modality("image", (1, 8, 8), likelihoods.Binomial(16), networks.Conv((4, 8), 16)),
@@ -82,12 +83,46 @@ def hierarchical(n: int = 5) -> Batch:
 P = "p(theta) p(z | theta) p(z_image | z) p(w_image) p(image | z_image, w_image) p(k) p(sound | z, k)"
 
 
-@pytest.mark.parametrize("name", [n for n in variants.__all__ if n not in ("vae", "cvae")])
-def test_the_factors_of_every_joint_variant(name: str, batch: Batch) -> None:
+@pytest.mark.parametrize("name", [n for n in variants.__all__ if n not in {"vae", "cvae"} | LAYERED])
+def test_the_factors_of_every_flat_joint_variant(name: str, batch: Batch) -> None:
     recipe = getattr(variants, name)(MODALITIES, 3)
     p, q = nodes_of(recipe.model, batch), nodes_of(recipe.guide, batch)
     assert factorisation("p", p) == "p(z) p(image | z) p(label | z) p(caption | z)"
     assert factorisation("q", q) == "q(z | image, label, caption)"
+
+
+def each(pattern: str, names: tuple[str, ...] = NAMES) -> str:
+    """The pattern for every modality."""
+    return " ".join(pattern.format(m=m) for m in names)
+
+
+UP = each("q(z_{m} | {m})")
+TOP, LEVELS = "q(z | image, label, caption)", "image, label, caption"
+WITH_PRIVATE = each("p(w_{m}) p({m} | z, w_{m})")
+LAYERS = {
+    **dict.fromkeys(
+        TWO_FLOORS, ("p(z) " + each("p(z_{m} | z) p({m} | z_{m})"), UP + " q(z | z_image, z_label, z_caption)")
+    ),
+    "mhvae_2020": ("p(z) " + each("p(z_{m} | z) p({m} | z_{m})"), f"{TOP} {UP}"),
+    "mhvae_2023": (
+        "p(z) p(z_2 | z) p(z_1 | z, z_2) " + each("p({m} | z_1)"),
+        f"{TOP} q(z_2 | z, {LEVELS}) q(z_1 | z, z_2, {LEVELS})",
+    ),
+    **dict.fromkeys(PRIVATE, ("p(z) " + WITH_PRIVATE, f"{TOP} " + each("q(w_{m} | {m})"))),
+    # MFM's factor of the label is the shared one: no private latent.
+    "mfm": (
+        "p(z) " + WITH_PRIVATE.replace("p(w_label) p(label | z, w_label)", "p(label | z)"),
+        f"{TOP} " + each("q(w_{m} | {m})", ("image", "caption")),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(LAYERED))
+def test_the_factors_of_every_layered_variant(name: str, batch: Batch) -> None:
+    recipe = getattr(variants, name)(MODALITIES, 3)
+    p, q = LAYERS[name]
+    assert factorisation("p", nodes_of(recipe.model, batch)) == p
+    assert factorisation("q", nodes_of(recipe.guide, batch)) == q
 
 
 def test_models_that_see_less_or_are_given_something(batch: Batch) -> None:

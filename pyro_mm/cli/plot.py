@@ -58,7 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
         with progress_line() as tell:
             test = run.splits.test[: arguments.rows]
             evidence = evaluate(run.recipe, test, None, arguments.k, seed=arguments.seed, tell=tell).evidence
-    for name, draw in figures_of(run, evidence, arguments.seed).items():
-        if name in wanted:
-            drawn(draw, run.figures / f"{name}.{arguments.format.lstrip('.')}")
+    figures = figures_of(run, evidence, arguments.seed)
+    for name in NAMES:
+        if name in wanted and name in figures:
+            drawn(figures[name], run.figures / f"{name}.{arguments.format.lstrip('.')}")
     return 0

@@ -10,6 +10,7 @@ from pyro_mm.data.binarise import Binarised, binarised_once
 from pyro_mm.data.digits import caption_label, caption_text, digit_captions, digit_halves, digits
 from pyro_mm.data.exact import ExactGuide
 from pyro_mm.data.mhd import mhd
+from pyro_mm.data.mhd_drawn import mhd_drawn
 from pyro_mm.data.mhd_like import mhd_like
 from pyro_mm.data.mhd_modalities import mhd_modalities
 from pyro_mm.data.missing import mar, mcar, mnar
@@ -32,6 +33,7 @@ __all__ = [
     "mar",
     "mcar",
     "mhd",
+    "mhd_drawn",
     "mhd_like",
     "mhd_modalities",
     "mnar",

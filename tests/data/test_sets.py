@@ -18,6 +18,7 @@ def test_available_sets():
         "digit_halves",
         "digit_captions",
         "mhd",
+        "mhd_drawn",
         "mhd_like",
         "mnist",
         "mnist_grey",

@@ -21,6 +21,7 @@ from pyro_mm.evaluation import NoLikelihood, log_conditional, log_marginal, sand
 from pyro_mm.models import Conditional
 from pyro_mm.objectives import elbo, iwae
 from pyro_mm.recipe import Recipe
+from tests.helpers.layered import LAYERED
 
 DIMS = {"a": 6, "b": 5, "c": 4, "d": 3}
 K = 10_000
@@ -75,14 +76,8 @@ def hide(batch: Batch, share: float, seed: int) -> Batch:
     return Batch(batch.x, masks)
 
 
-# With latents of their own for every modality, or several levels: test_layered_battery.py.
-LAYERED = {
-    "cmvae", "dmvae", "hierarchical_mmvae", "hierarchical_mvae", "mfm", "mhvae_2020", "mhvae_2023", "mmvaeplus", "muse",
-    "nexus", "nexus_elbo",
-}  # fmt: skip
-
-
 def names_without(*left_out: str) -> list[str]:
+    """The flat variants; the others have test_layered_battery.py."""
     return [n for n in variants.__all__ if n not in left_out and n not in LAYERED]
 
 
