@@ -380,6 +380,35 @@ def test_all_missing_rows_and_masked_programs_are_no_trap():
         assert_same_gradients(found[0][1], found[1][1], rtol=0, atol=0)
 
 
+def test_trap_14_a_latent_that_only_the_guide_masks():
+    """Trap 14: its prior density stays in stock Pyro's bound; here it cancels, and nothing present is worth 0 nats."""
+
+    class Prior(nn.Module):
+        def forward(self, batch: Batch) -> None:
+            with pyro.plate("data", len(batch), dim=-1):
+                w = pyro.sample("w", dist.Normal(torch.zeros(1, dtype=D), 1.0).to_event(1))
+                with poutine.mask(mask=batch.mask["x"]):
+                    pyro.sample("x", dist.Normal(w, 1.0).to_event(1), obs=batch.x["x"])
+
+    class Encoder(nn.Module):
+        def forward(self, batch: Batch) -> None:
+            with pyro.plate("data", len(batch), dim=-1), poutine.mask(mask=batch.mask["x"]):
+                pyro.sample("w", dist.Normal(batch.x["x"] / 2, 0.5**0.5).to_event(1))
+
+    x = torch.randn(2000, 1, dtype=D)
+    seen, nothing = Batch({"x": x}), Batch({"x": x}, {"x": torch.zeros(2000, dtype=torch.bool)})
+    exact = Normal(0.0, 2**0.5).log_prob(x).mean().item()
+    stock = -Trace_ELBO(max_plate_nesting=1).differentiable_loss(Prior(), Encoder(), seen).item() / 2000
+    assert stock == pytest.approx(exact, abs=1e-6)  # this guide is the posterior
+    stock = -Trace_ELBO(max_plate_nesting=1).differentiable_loss(Prior(), Encoder(), nothing).item() / 2000
+    assert stock < -1.0  # it should be log p(nothing) = 0
+    assert elbo(Prior(), Encoder())(nothing).item() == 0.0
+    assert -elbo(Prior(), Encoder())(seen).item() == pytest.approx(exact, abs=1e-6)
+    mixed = Batch({"x": x}, {"x": torch.arange(2000) % 2 == 0})
+    halves = torch.where(mixed.mask["x"], Normal(0.0, 2**0.5).log_prob(x).squeeze(-1), torch.zeros((), dtype=D))
+    torch.testing.assert_close(log_weights(Prior(), Encoder(), mixed, 3), halves.expand(3, -1), atol=1e-6, rtol=0)
+
+
 class Masked(nn.Module):
     def __init__(self, program: nn.Module, mask: torch.Tensor) -> None:
         super().__init__()

@@ -43,6 +43,13 @@ def test_rows_are_drawn_spoken_and_split_by_class():
     assert sizes[0] == [10] * 10 and {n for split in sizes[1:] for n in split} <= {1, 2, 3}
 
 
+def test_no_row_is_drawn_or_spoken_twice():
+    s = mhd_drawn(seed=5, n=150)
+    for m in ("image", "trajectory", "sound"):
+        rows = [row.numpy().tobytes() for b in (s.train, s.validation, s.test) for row in b.x[m]]
+        assert len(set(rows)) == len(rows) == 150
+
+
 def test_a_picture_is_drawn_along_its_own_trajectory():
     test = mhd_drawn(seed=1, n=100).test
     found = []

@@ -1,0 +1,6 @@
+"""The variants with latents of their own for every modality, or several levels, by the shape of their programs."""
+
+TWO_FLOORS = {"hierarchical_mmvae", "hierarchical_mvae", "muse", "nexus", "nexus_elbo"}
+TRUNKS = {"mhvae_2020", "mhvae_2023"}
+PRIVATE = {"cmvae", "dmvae", "mfm", "mmvaeplus"}
+LAYERED = TWO_FLOORS | TRUNKS | PRIVATE
