@@ -109,14 +109,14 @@ class HiddenView(GuideView):
         own = log_density(apart)
         flat = {n: s.value for n, s in apart.items()}
         logs = [own, *(log_density(self._replayed(flat, k)) for _ in range(self.replays))]
-        self.sites = {n: replace(s, value=_together(s, k)) for n, s in apart.items()}
+        self.sites = _together(apart, k)
         return Drawn({n: s.value for n, s in self.sites.items()}, _mean(logs).view(k, -1))
 
     def log_prob(self, values: dict[str, Tensor], k: int) -> Tensor:
         known = self.sites or run(particles(self.guide, 1), self.view)
         flat = {n: _apart(v, known[n].fn.event_dim, k, self.rows) for n, v in values.items() if n in known}
         runs = [self._replayed(flat, k) for _ in range(1 + self.replays)]
-        self.sites = self.sites or {n: replace(s, value=_together(s, k)) for n, s in runs[0].items()}
+        self.sites = self.sites or _together(runs[0], k)
         return _mean([log_density(sites) for sites in runs]).view(k, -1)
 
     def _repeated(self, k: int) -> Batch:
@@ -126,10 +126,20 @@ class HiddenView(GuideView):
         return replay(particles(self.guide, 1), self._repeated(k), flat)
 
 
-def _together(site: Site, k: int) -> Tensor:
+def _together(sites: Sites, k: int) -> Sites:
+    """Sites of the run with a row for every draw, as if drawn under plates `(K, nested, N)`."""
+    out = {}
+    for name, site in sites.items():
+        mask = site.mask
+        if isinstance(mask, Tensor) and mask.dim() and mask.shape[-1] > 1:
+            mask = _split(mask.expand(1, *mask.shape[-2:-1] or (1,), -1), 0, k)
+        out[name] = replace(site, value=_split(site.value, site.fn.event_dim, k), mask=mask)
+    return out
+
+
+def _split(value: Tensor, event: int, k: int) -> Tensor:
     """`(1, nested, K N, *event)` as `(K, nested, N, *event)`."""
-    event = site.fn.event_dim
-    value = site.value.unflatten(-1 - event, (k, -1)).movedim(-2 - event, -3 - event)
+    value = value.unflatten(-1 - event, (k, -1)).movedim(-2 - event, -3 - event)
     return value.squeeze(-4 - event)
 
 

@@ -76,9 +76,13 @@ class Objective(nn.Module):
 
     def report(self) -> dict[str, float]:
         """The last call's terms, by name, in nats per row: bounds positive, divergences as themselves."""
-        out: dict[str, float] = {}
+        return {name: float(v) for name, v in self.parts().items()}
+
+    def parts(self) -> dict[str, Tensor]:
+        """The same, as tensors where they lie: nothing waits for a device."""
+        out: dict[str, Tensor] = {}
         for (_, term), key in zip(self.pairs(), self.keys(), strict=True):
-            out |= {f"{key}/{name}" if name else key: float(v) for name, v in term.report.items()}
+            out |= {f"{key}/{name}" if name else key: v for name, v in term.report.items()}
         return out
 
     def keys(self) -> list[str]:

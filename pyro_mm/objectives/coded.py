@@ -38,9 +38,7 @@ class Coded(Term):
 
     def forward(self, batch: Batch) -> Tensor:
         loss = self.objective(codes_of(self.guide, batch))
-        named = zip(self.objective.keys(), self.objective.terms, strict=True)
-        parts = {f"{key}/{name}" if name else key: v for key, term in named for name, v in term.report.items()}  # type: ignore[union-attr]
-        self.report = {"": -loss.detach(), **parts}
+        self.report = {"": -loss.detach(), **self.objective.parts()}
         return loss
 
     def formula(self) -> str:
