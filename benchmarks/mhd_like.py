@@ -45,7 +45,9 @@ def main() -> int:
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     p.add_argument("--epochs", type=int, default=30)
     p.add_argument("--judge-epochs", type=int, default=20)
-    p.add_argument("--rows", type=int, default=32, help="test rows whose log-likelihood is annealed (0: none)")
+    p.add_argument("--rows", type=int, default=100, help="test rows whose log-likelihood is estimated (0: none)")
+    p.add_argument("--k", type=int, default=1000, help="draws per row")
+    p.add_argument("--annealed-rows", type=int, default=32, help="as many of them by annealing as well")
     p.add_argument("--temperatures", type=int, default=500)
     p.add_argument("--device", default="auto")
     p.add_argument("--workers", type=int, default=1, help="runs at once")
@@ -124,7 +126,7 @@ def one(arguments: argparse.Namespace, system: str, seed: int) -> int:
         evaluate_metrics(run, judges=judges(arguments, device), seed=0)
         print("measured", flush=True)
     if arguments.rows and not (folder / LIKELIHOOD).is_file():
-        write_json(folder / LIKELIHOOD, likelihoods(run, arguments.rows, arguments.temperatures))
+        write_json(folder / LIKELIHOOD, likelihoods(run, arguments))
         print("likelihoods", flush=True)
     return 0
 
@@ -138,29 +140,26 @@ def judges(arguments: argparse.Namespace, device: str) -> Any:
     return train_judges(splits, arguments.judge_epochs, folder=arguments.out / JUDGES, device=device)
 
 
-def likelihoods(run: Any, rows: int, temperatures: int) -> dict[str, Any]:
+def likelihoods(run: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     """The joint log-likelihood by importance sampling from guide and refined proposal, and by annealing the latter."""
     import torch
 
     from pyro_mm import log_marginal, log_marginal_ais
 
-    batch, pair, out = run.test_rows(rows), (run.recipe.model, run.recipe.guide), {}
+    batch, pair = run.test_rows(arguments.rows), (run.recipe.model, run.recipe.guide)
+    out: dict[str, Any] = {"k": arguments.k, "temperatures": arguments.temperatures}
     for name, options in (("guide", {"refine": False}), ("refined", {"refine": True})):
-        ev = log_marginal(*pair, batch, 1000, seed=0, **options)
-        out[name] = summary(ev)
+        out[name] = summary(log_marginal(*pair, batch, arguments.k, seed=0, **options))
         torch.cuda.empty_cache()
-    ev = log_marginal_ais(*pair, batch, temperatures, chains=8, refine=True, seed=0)
-    return {**out, "annealed": summary(ev), "rows": rows, "temperatures": temperatures}
+    if arguments.annealed_rows:
+        few = batch[: arguments.annealed_rows]
+        out["annealed"] = summary(log_marginal_ais(*pair, few, arguments.temperatures, chains=4, refine=True, seed=0))
+    return out
 
 
-def summary(ev: Any) -> dict[str, float]:
-    """Mean over rows, its standard error, and how far to trust it."""
-    return {
-        "mean": ev.estimate.mean().item(),
-        "se": ev.estimate.std().item() / len(ev.estimate) ** 0.5,
-        "ess": ev.ess.median().item(),
-        "khat": ev.khat.median().item(),
-    }
+def summary(ev: Any) -> dict[str, list[float]]:
+    """Of every row the estimate, and how far to trust it."""
+    return {name: getattr(ev, name).tolist() for name in ("estimate", "se", "ess", "khat")}
 
 
 def collected(out: Path) -> dict[str, list[dict[str, Any]]]:
@@ -232,34 +231,50 @@ def sets(found: dict[str, list[dict[str, Any]]], targets: list[str]) -> list[str
 
 
 def likelihood_table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """log p(X) by three estimators."""
+    """log p(X): means over rows and seeds, what separates systems on the same rows, and what annealing adds."""
     having = {s: [r["likelihood"] for r in runs if "likelihood" in r] for s, runs in found.items()}
     having = {s: values for s, values in having.items() if values}
     if not having:
         return []
-    head = [
-        "log p(X), nats",
-        "annealed",
-        "refined",
-        "guide alone",
-        "median ESS of the three",
-        "median k-hat of the last two",
-        "training, s",
-    ]
+    base = next(iter(having))
+    head = ["log p(X), nats", "refined", f"refined, minus {base}", "guide alone", "ESS", "k-hat > 0.7 (%)"]
+    head += ["annealed minus refined, same rows", "training, s"]
     lines = row(head) + row(["---"] * len(head))
     for system, values in having.items():
-        cells = []
-        for how in ("annealed", "refined", "guide"):
-            se = statistics.mean(v[how]["se"] for v in values)
-            cells.append(f"{over_seeds([v[how]['mean'] for v in values], 1)} (rows: {se:.1f})")
-        ess = " / ".join(
-            f"{statistics.mean(v[how]['ess'] for v in values):.1f}" for how in ("annealed", "refined", "guide")
-        )
-        khat = " / ".join(f"{statistics.mean(v[how]['khat'] for v in values):.1f}" for how in ("refined", "guide"))
+        refined, guide = ([v[how] for v in values] for how in ("refined", "guide"))
+        gain = [
+            [a - r for a, r in zip(v["annealed"]["estimate"], v["refined"]["estimate"], strict=False)]
+            for v in values
+            if "annealed" in v
+        ]
         lines += row(
-            [system, *cells, ess, khat, f"{statistics.mean(r['record']['seconds'] for r in found[system]):.0f}"]
+            [
+                system,
+                of_rows([v["estimate"] for v in refined]),
+                "" if system == base else of_rows(paired(values, having[base])),
+                of_rows([v["estimate"] for v in guide]),
+                f"{statistics.median(x for v in refined for x in v['ess']):.1f}",
+                f"{100 * statistics.mean(x > 0.7 for v in refined for x in v['khat']):.0f}",
+                of_rows(gain) if gain else "",
+                f"{statistics.mean(r['record']['seconds'] for r in found[system]):.0f}",
+            ]
         )
-    return lines
+    rows, k = len(next(iter(having.values()))[0]["refined"]["estimate"]), next(iter(having.values()))[0]["k"]
+    return [*lines, "", f"{rows} test rows, K = {k:,}; +-: standard error over rows, of the mean over seeds."]
+
+
+def paired(values: list[dict[str, Any]], base: list[dict[str, Any]]) -> list[list[float]]:
+    """Differences of refined estimates row by row, seed by seed."""
+    return [
+        [a - b for a, b in zip(v["refined"]["estimate"], w["refined"]["estimate"], strict=True)]
+        for v, w in zip(values, base, strict=False)
+    ]
+
+
+def of_rows(seeds: list[list[float]]) -> str:
+    """The mean over seeds and rows +- its standard error over rows."""
+    means = [statistics.mean(values) for values in zip(*seeds, strict=True)]
+    return f"{statistics.mean(means):.1f} ± {statistics.stdev(means) / len(means) ** 0.5:.1f}"
 
 
 def of_size(run: dict[str, Any], target: str, size: int) -> float:

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pyro_mm.batch import Batch
 from pyro_mm.data import Splits
-from pyro_mm.data.mnist import cache_folder
+from pyro_mm.data.fetch import cache_folder
 from pyro_mm.evaluation.coherence import Proportion
 from pyro_mm.files import BadFile, read_json, write_atomic, write_json
 from pyro_mm.modality import Modality

@@ -9,12 +9,17 @@ from pyro_mm.data import sets
 from pyro_mm.data.binarise import Binarised, binarised_once
 from pyro_mm.data.digits import caption_label, caption_text, digit_captions, digit_halves, digits
 from pyro_mm.data.exact import ExactGuide
+from pyro_mm.data.farsi_kannada import farsi_kannada_mfcc, farsi_kannada_speech
+from pyro_mm.data.fashion import fashion_mnist, fashion_mnist_grey, kmnist
+from pyro_mm.data.kannada import kannada_mnist
+from pyro_mm.data.mfcc import mfcc, mfcc_centroid
 from pyro_mm.data.mhd import mhd
 from pyro_mm.data.mhd_drawn import mhd_drawn
 from pyro_mm.data.mhd_like import mhd_like
 from pyro_mm.data.mhd_modalities import mhd_modalities
 from pyro_mm.data.missing import mar, mcar, mnar
 from pyro_mm.data.mnist import mnist, mnist_grey, mnist_halves, mnist_quadrants
+from pyro_mm.data.paired import Paired
 from pyro_mm.data.splits import Splits, stratified
 from pyro_mm.data.toy import LinearGaussian
 
@@ -22,6 +27,7 @@ __all__ = [
     "Binarised",
     "ExactGuide",
     "LinearGaussian",
+    "Paired",
     "Splits",
     "available",
     "binarised_once",
@@ -30,8 +36,16 @@ __all__ = [
     "digit_captions",
     "digit_halves",
     "digits",
+    "farsi_kannada_mfcc",
+    "farsi_kannada_speech",
+    "fashion_mnist",
+    "fashion_mnist_grey",
+    "kannada_mnist",
+    "kmnist",
     "mar",
     "mcar",
+    "mfcc",
+    "mfcc_centroid",
     "mhd",
     "mhd_drawn",
     "mhd_like",

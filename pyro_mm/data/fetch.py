@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import urllib.error
 import urllib.request
 import zlib
@@ -14,10 +15,15 @@ from pathlib import Path
 from pyro_mm.data import lzw
 from pyro_mm.files import write_atomic
 
-__all__ = ["fetched", "unpacked"]
+__all__ = ["cache_folder", "fetched", "unpacked"]
 
 TIMEOUT = 60  # seconds without a byte
 CHUNK = 1 << 20
+
+
+def cache_folder() -> Path:
+    """Where downloads go unless `root` says otherwise: `$XDG_CACHE_HOME/pyro_mm`, by default `~/.cache/pyro_mm`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pyro_mm"
 
 
 def fetched(

@@ -15,11 +15,11 @@ import torch
 
 from pyro_mm.batch import Batch
 from pyro_mm.data.digits import SHARES
+from pyro_mm.data.fetch import cache_folder
 from pyro_mm.data.handwriting import drawn_digits
 from pyro_mm.data.mel import log_mel
 from pyro_mm.data.mhd_like_rows import LEVELS, WIDTHS
 from pyro_mm.data.mhd_modalities import mhd_modalities
-from pyro_mm.data.mnist import cache_folder
 from pyro_mm.data.pen import as_vector, rendered
 from pyro_mm.data.speech import spoken_digits
 from pyro_mm.data.splits import Splits, stratified

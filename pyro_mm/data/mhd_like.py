@@ -14,10 +14,9 @@ import torch
 
 from pyro_mm.batch import Batch
 from pyro_mm.data import fsdd, pendigits
-from pyro_mm.data.fetch import fetched, unpacked
+from pyro_mm.data.fetch import cache_folder, fetched, unpacked
 from pyro_mm.data.mhd_like_rows import LEVELS, SPLITS, made_rows
 from pyro_mm.data.mhd_modalities import mhd_modalities
-from pyro_mm.data.mnist import cache_folder
 from pyro_mm.data.splits import Splits
 from pyro_mm.data.stored import key_of, read_arrays, write_arrays
 from pyro_mm.files import BadFile

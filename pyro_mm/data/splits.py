@@ -77,7 +77,7 @@ class Splits:
 
         Raises:
             ValueError: a name is unknown.
-            TypeError: `train` is a Dataset other than `Binarised`.
+            TypeError: `train` is a Dataset without a method `only`.
         """
         if unknown := set(names) - set(self.names):
             raise ValueError(f"data set '{self.name}' has no {sorted(unknown)}; it has {list(self.names)}")
@@ -187,6 +187,9 @@ def _kept(data: Data, names: Sequence[str]) -> Data:
     if isinstance(data, Binarised):
         pixels = [m for m in data.pixels if m in names]
         return Binarised(_kept_batch(data.batch, names), pixels, data.levels)
+    if hasattr(data, "only"):
+        kept: Data = data.only(*names)
+        return kept
     raise TypeError(f"only(...) cannot drop modalities of a {type(data).__name__}; build it without them")
 
 

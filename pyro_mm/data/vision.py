@@ -39,8 +39,8 @@ def torchvision() -> ModuleType:
     return module
 
 
-def download_mnist(root: Path) -> None:
-    """Have torchvision fetch MNIST's four archives, check their md5 and unpack them into `root`/MNIST/raw.
+def download_mnist(root: Path, name: str = "MNIST") -> None:
+    """Have torchvision fetch the four archives of MNIST or a relative, check their md5 and unpack them below `root`.
 
     What is there already is left alone.
 
@@ -50,9 +50,9 @@ def download_mnist(root: Path) -> None:
     """
     datasets = torchvision().datasets
     try:
-        datasets.MNIST(str(root), train=False, download=True)
+        getattr(datasets, name)(str(root), train=False, download=True)
     except (RuntimeError, OSError) as error:
         raise RuntimeError(
-            f"MNIST could not be downloaded to {root}: {error}\n"
+            f"{name} could not be downloaded to {root}: {error}\n"
             "Without a network, copy the four idx files to a folder and pass root=that folder"
         ) from error
