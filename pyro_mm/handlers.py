@@ -150,9 +150,9 @@ class RandomSubsets(Subsets):
 class InSubsets(Verb):
     """See `in_subsets`."""
 
-    def __init__(self, program: Program, subsets: Subsets) -> None:
+    def __init__(self, program: Program, subsets: Subsets, whole: bool = False) -> None:
         super().__init__(program)
-        self.subsets = subsets
+        self.subsets, self.whole = subsets, whole
 
     def forward(self, batch: Batch) -> Any:
         with pyro.plate("subset", len(self.subsets), dim=SUBSET_DIM):
@@ -160,15 +160,23 @@ class InSubsets(Verb):
 
     def views(self, batch: Batch) -> Batch:
         """What the program sees: every subset's view of the batch, masks `(S, N)`."""
-        return batch.visible(self.subsets.choice(batch.names))
+        shown = batch.visible(self.subsets.choice(batch.names))
+        if not self.whole:
+            return shown
+        rows = shown.present()
+        return batch.visible({m: rows for m in batch.names})
 
 
-def in_subsets(program: Program, subsets: Subsets | Sequence[Sequence[str]]) -> InSubsets:
+def in_subsets(program: Program, subsets: Subsets | Sequence[Sequence[str]], *, whole: bool = False) -> InSubsets:
     """The program on several subsets of the modalities at once: a plate at dim -2, masks `(S, N)`.
 
     Its ELBO is the sum of the ELBOs of the subsets, at a fraction of the time.
+
+    Args:
+        whole: where a row has something of a subset, show all of the row: for a model that is to reconstruct every
+            modality while its guide sees the subset.
     """
-    return InSubsets(program, subsets if isinstance(subsets, Subsets) else Subsets(subsets))
+    return InSubsets(program, subsets if isinstance(subsets, Subsets) else Subsets(subsets), whole)
 
 
 class Frozen(Verb):

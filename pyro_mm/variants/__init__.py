@@ -15,6 +15,7 @@ from pyro_mm.variants.mmvaeplus import cmvae, mmvaeplus
 from pyro_mm.variants.mopoe import mopoe, mopoe_density
 from pyro_mm.variants.muse import muse
 from pyro_mm.variants.mvae import mvae, mvae_sampled
+from pyro_mm.variants.mvae_cross import mvae_cross
 from pyro_mm.variants.nexus import hierarchical_mmvae, hierarchical_mvae, nexus, nexus_elbo
 from pyro_mm.variants.vae import vae
 
@@ -38,6 +39,7 @@ __all__ = [
     "mopoe_density",
     "muse",
     "mvae",
+    "mvae_cross",
     "mvae_sampled",
     "nexus",
     "nexus_elbo",

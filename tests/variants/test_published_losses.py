@@ -73,6 +73,35 @@ def test_dmvae(missing: bool) -> None:
     agree(lambda: recipe.objective(batch), by_hand)
 
 
+@pytest.mark.parametrize("missing", [False, True])
+def test_mvae_cross(missing: bool) -> None:
+    """sum over the subsets S of {a, b}: sum_m lambda_m log p(x_m|z) - beta KL(q(z|x_S) || p(z)), c decoded only."""
+    recipe, batch = made("mvae_cross", unseen=("c",), beta=0.5, weights={"a": 3.0})
+    batch = hidden(batch, 1) if missing else batch
+    guide, prior = recipe.guide, recipe.model.prior()
+    assert guide.names == ("a", "b")
+
+    def by_hand() -> Tensor:
+        total = torch.zeros(len(batch), dtype=torch.float64)
+        for sources in (("a", "b"), ("a",), ("b",)):
+            q = guide.posterior(batch.only(*sources))
+            z, term = q.rsample(), -0.5 * kl_divergence(q, prior.expand(q.batch_shape))
+            for m, weight in {"a": 3.0, "b": 1.0, "c": 1.0}.items():
+                term = term + torch.where(batch.mask[m], weight * likelihood(recipe, batch, m, z), 0.0)
+            total = total + torch.where(batch.present(sources), term, 0.0)
+        return -total.mean()
+
+    agree(lambda: recipe.objective(batch), by_hand)
+
+
+def test_mvae_cross_names_what_it_cannot_do() -> None:
+    assert variants.mvae_cross(modalities(SIZES), 2).guide.names == ("a", "b", "c")
+    with pytest.raises(ValueError, match=r"unseen: unknown modality \['sound'\]; there are \['a', 'b', 'c'\]"):
+        variants.mvae_cross(modalities(SIZES), 2, unseen=["sound"])
+    with pytest.raises(ValueError, match="at least one modality must be seen"):
+        variants.mvae_cross(modalities(SIZES), 2, unseen=list(SIZES))
+
+
 @pytest.mark.parametrize(("name", "k", "beta"), [("mmvaeplus", 1, 1.0), ("mmvaeplus", 4, 2.5), ("cmvae", 1, 1.0)])
 def test_mmvaeplus(name: str, k: int, beta: float) -> None:
     """1/M sum_m E log 1/k sum p(x_m|z, w_m) prod_{n != m} p(x_n|z, w~_n) [p(z) p(w_m) / (q(z|X) q(w_m|x_m))]^beta."""
