@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from pyro_mm.data import sets
 from pyro_mm.data.binarise import Binarised, binarised_once
+from pyro_mm.data.celeba import celeba
 from pyro_mm.data.digits import caption_label, caption_text, digit_captions, digit_halves, digits
 from pyro_mm.data.exact import ExactGuide
 from pyro_mm.data.farsi_kannada import farsi_kannada_mfcc, farsi_kannada_speech
@@ -33,6 +34,7 @@ __all__ = [
     "binarised_once",
     "caption_label",
     "caption_text",
+    "celeba",
     "digit_captions",
     "digit_halves",
     "digits",

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["download_mnist", "torchvision"]
+__all__ = ["download_celeba", "download_mnist", "torchvision"]
 
 CURE = (
     "install the two in one command from one source, for example `pip install --upgrade torch torchvision`, or, CPU "
@@ -48,11 +48,25 @@ def download_mnist(root: Path, name: str = "MNIST") -> None:
         ImportError: see `torchvision`.
         RuntimeError: no mirror could be reached, naming root and the way to do without one.
     """
-    datasets = torchvision().datasets
+    _download(name, root, "the four idx files", train=False)
+
+
+def download_celeba(root: Path) -> None:
+    """Have torchvision fetch CelebA's pictures and lists, check their md5 and unpack them into `root`/celeba.
+
+    Raises:
+        ImportError: see `torchvision`, or its own need of gdown is not met.
+        RuntimeError: the files could not be had, naming root and the way to do without.
+    """
+    _download("CelebA", root, "the pictures and lists", target_type="attr")
+
+
+def _download(name: str, root: Path, what: str, **options: object) -> None:
+    make = getattr(torchvision().datasets, name)
     try:
-        getattr(datasets, name)(str(root), train=False, download=True)
+        make(str(root), download=True, **options)
     except (RuntimeError, OSError) as error:
         raise RuntimeError(
             f"{name} could not be downloaded to {root}: {error}\n"
-            "Without a network, copy the four idx files to a folder and pass root=that folder"
+            f"Without a network, copy {what} to a folder and pass root=that folder"
         ) from error

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_available_sets():
     assert list(available()) == [
+        "celeba",
         "digits",
         "digit_halves",
         "digit_captions",

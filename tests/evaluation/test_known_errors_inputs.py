@@ -64,7 +64,7 @@ def test_e12_a_truthy_string_chooses_the_training_rows() -> None:
 MADE = {n for n in available() if n.startswith(("mhd", "farsi"))}  # paired and drawn, not read: tests/data
 
 
-ABSENT = {"fashion_mnist", "fashion_mnist_grey", "kmnist"}  # in miniature: tests/data/test_relatives.py
+ABSENT = {"celeba", "fashion_mnist", "fashion_mnist_grey", "kmnist"}  # in miniature: tests/data
 
 
 @pytest.mark.parametrize("name", [n for n in available() if n not in MADE | ABSENT])
