@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pyro_mm.data import sets
 from pyro_mm.data.binarise import Binarised, binarised_once
 from pyro_mm.data.celeba import celeba
+from pyro_mm.data.corrupt import corrupted, gaussian_noise, occluded, salt_and_pepper, swapped
 from pyro_mm.data.digits import caption_label, caption_text, digit_captions, digit_halves, digits
 from pyro_mm.data.exact import ExactGuide
 from pyro_mm.data.farsi_kannada import farsi_kannada_mfcc, farsi_kannada_speech
@@ -18,7 +19,7 @@ from pyro_mm.data.mhd import mhd
 from pyro_mm.data.mhd_drawn import mhd_drawn
 from pyro_mm.data.mhd_like import mhd_like
 from pyro_mm.data.mhd_modalities import mhd_modalities
-from pyro_mm.data.missing import mar, mcar, mnar
+from pyro_mm.data.missing import few_labels, mar, mcar, mnar
 from pyro_mm.data.mnist import mnist, mnist_grey, mnist_halves, mnist_quadrants
 from pyro_mm.data.paired import Paired
 from pyro_mm.data.splits import Splits, stratified
@@ -35,13 +36,16 @@ __all__ = [
     "caption_label",
     "caption_text",
     "celeba",
+    "corrupted",
     "digit_captions",
     "digit_halves",
     "digits",
     "farsi_kannada_mfcc",
     "farsi_kannada_speech",
+    "few_labels",
     "fashion_mnist",
     "fashion_mnist_grey",
+    "gaussian_noise",
     "kannada_mnist",
     "kmnist",
     "mar",
@@ -57,7 +61,10 @@ __all__ = [
     "mnist_grey",
     "mnist_halves",
     "mnist_quadrants",
+    "occluded",
+    "salt_and_pepper",
     "stratified",
+    "swapped",
 ]
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from pyro_mm.batch import Batch
 from pyro_mm.data.binarise import Binarised
 
-__all__ = ["Shares", "mar", "mcar", "mnar"]
+__all__ = ["Shares", "few_labels", "mar", "mcar", "mnar"]
 
 D = TypeVar("D", Batch, Binarised)
 Shares = Sequence[float] | Tensor | Callable[[Tensor], Tensor]
@@ -46,6 +46,35 @@ def mcar(data: D, share: float | Mapping[str, float], seed: int = 0, keep_one: b
         chance = _probability(torch.tensor(p, dtype=torch.float64), m)
         lost[m] = _uniform(batch, f"mcar/{m}", seed) < chance.to(batch.device)
     return _without(data, lost, seed, keep_one)
+
+
+def few_labels(data: D, count: int, label: str = "label", seed: int = 0) -> D:
+    """Weak supervision: `count` rows keep their class label, as many of every class as can be; the others lose it.
+
+    Rows are chosen within a class by the seed, and a larger count keeps all that a smaller one keeps.
+
+    Raises:
+        ValueError: an unknown modality, values that are no classes, or a count that is not between the number of
+            classes and that of labelled rows.
+    """
+    batch = _batch(data)
+    _known(batch, label)
+    values, seen = batch.x[label], batch.mask[label]
+    if values.dim() != 1 or values.is_floating_point():
+        raise ValueError(f"'{label}' holds no class labels (N,): shape {tuple(values.shape)} of {values.dtype}")
+    classes = values[seen].unique()
+    if not len(classes) <= count <= int(seen.sum()):
+        raise ValueError(f"between {len(classes)} and {int(seen.sum())} rows can keep '{label}', not {count}")
+    score = _uniform(batch, f"labels/{label}", seed)
+    # A row's place within its class, then the class: the first of every class, the second of every class, ...
+    place = torch.full((len(batch),), len(batch), dtype=torch.long, device=batch.device)
+    for c in classes:
+        rows = (seen & (values == c)).nonzero().flatten()
+        place[rows[score[rows].argsort()]] = torch.arange(len(rows), device=batch.device)
+    order = torch.argsort(place * len(batch) + torch.where(seen, values - values.min(), 0), stable=True)
+    lost = torch.ones_like(seen)
+    lost[order[:count]] = False
+    return _without(data, {label: lost}, seed, True)
 
 
 def mar(data: D, name: str, by: str, share: Shares, seed: int = 0, keep_one: bool = True) -> D:
