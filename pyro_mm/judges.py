@@ -120,7 +120,8 @@ def train_judges(
         epochs: at most; by default 1 to 30, as many as a fixed number of operations allows each network: about a
             minute on one core for 7,000 rows of image, trajectory and sound.  That makes good classifiers, but leaves
             large autoencoders crude: for Frechet distances to be published give 10 or more.
-        folder: where they are kept; default in the cache folder, under the data's fingerprint.
+        folder: where they are kept; default in the cache folder, under the data's fingerprint.  Without `epochs`,
+            judges of these data and networks that a folder of yours holds are taken however they were trained.
         tell: called with what is being trained.
 
     Raises:
@@ -137,7 +138,8 @@ def train_judges(
         torch.manual_seed(seed)
         judges = Judges(splits.modalities, splits.label, _number_of_classes(splits, splits.label)).to(device)
         facts = {"format": FORMAT, "data": fingerprint, "training": repr(how), "networks": _digest(judges)}
-        if not _loaded(judges, place, facts):
+        wanted = {k: v for k, v in facts.items() if k != "training" or folder is None or epochs is not None}
+        if not _loaded(judges, place, wanted):
             _train(judges, splits, how, tell)
             try:
                 _save(judges, place, facts)
@@ -228,7 +230,7 @@ def _save(judges: Judges, place: Path, facts: dict[str, Any]) -> None:
 
 
 def _loaded(judges: Judges, place: Path, facts: dict[str, Any]) -> bool:
-    """Are these judges kept there, whole, of these data and trained like this?  Then they are filled."""
+    """Are judges with these facts kept there, whole?  Then they are filled."""
     try:
         found, raw = read_json(place / FACTS), (place / WEIGHTS).read_bytes()
         if {k: found.get(k) for k in facts} != facts or found.get("sha256") != hashlib.sha256(raw).hexdigest():

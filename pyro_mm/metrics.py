@@ -11,7 +11,7 @@ from typing import Any
 from pyro_mm import storage
 from pyro_mm.evaluation.coherence import cross_accuracy, joint_coherence
 from pyro_mm.evaluation.frechet import rank
-from pyro_mm.files import write_json
+from pyro_mm.files import BadFile, read_json, write_json
 from pyro_mm.judges import Judges, train_judges
 from pyro_mm.results import percent
 from pyro_mm.runs import METRICS, Run
@@ -20,6 +20,7 @@ from pyro_mm.tables import aligned
 __all__ = ["KNOWN", "evaluate_metrics", "known", "metrics_table"]
 
 FORMAT = 1
+HEAD = ("format", "variant", "data_fingerprint", "versions", "rows", "seed", "means", "judges")
 KNOWN = ("likelihood", "coherence", "rank")
 WORDS = ("none", "one", "two", "three", "four", "five", "six")
 
@@ -49,7 +50,9 @@ def evaluate_metrics(
     seed: int = 0,
     tell: Callable[[str], object] = lambda text: None,
 ) -> dict[str, Any]:
-    """Measure a run on its test rows (the first `rows` of them) and write `metrics.json`, in place of an earlier one.
+    """Measure a run on its test rows (the first `rows` of them) and write `metrics.json`.
+
+    What the file has of other metrics, by the same judges on the same rows with the same seed, stays in it.
 
     Args:
         which: of `coherence` (accuracy for every conditioning set, and of draws from the prior) and `rank`.
@@ -95,8 +98,17 @@ def evaluate_metrics(
     if "rank" in which:
         tell("Frechet distances")
         found["rank"] = {m: r.to_json() for m, r in rank(*pair, test, **options).items()}
-    write_json(run.folder / METRICS, found)
+    write_json(run.folder / METRICS, {**_earlier(run, found), **found})
     return found
+
+
+def _earlier(run: Run, found: dict[str, Any]) -> dict[str, Any]:
+    """The run's metrics file, if it was made in the same way."""
+    try:
+        there = read_json(run.folder / METRICS)
+    except (BadFile, OSError):
+        return {}
+    return there if all(there.get(k) == found[k] for k in HEAD) else {}
 
 
 def metrics_table(found: dict[str, Any]) -> str:

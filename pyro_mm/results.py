@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import sqrt
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation.classify import classify, classify_plug_in
+from pyro_mm.evaluation.coherence import Proportion
 from pyro_mm.evaluation.conditional import log_conditional
 from pyro_mm.evaluation.effort import refinable
 from pyro_mm.evaluation.evidence import Evidence, NoLikelihood
@@ -23,7 +23,6 @@ from pyro_mm.tables import aligned
 
 __all__ = [
     "Results",
-    "Share",
     "comparison",
     "evaluate",
     "percent",
@@ -42,19 +41,6 @@ WIDTH, LONGEST = 100, 44  # characters of a table, and of its first column
 
 
 @dataclass(frozen=True)
-class Share:
-    """A share of `n` rows, such as an accuracy, with its binomial standard error."""
-
-    value: float
-    n: int
-
-    @property
-    def se(self) -> float:
-        """sqrt(p (1 - p) / n)."""
-        return sqrt(self.value * (1 - self.value) / self.n)
-
-
-@dataclass(frozen=True)
 class Results:
     """What `evaluate` found.
 
@@ -68,7 +54,7 @@ class Results:
 
     evidence: dict[str, Evidence]
     unavailable: dict[str, str]
-    accuracy: dict[str, Share]
+    accuracy: dict[str, Proportion]
     k: int
     seed: int
     rows: int
@@ -235,7 +221,7 @@ def _accuracies(
     k: int,
     options: dict[str, Any],
     tell: Callable[[str], object],
-) -> dict[str, Share]:
+) -> dict[str, Proportion]:
     """Of the Bayes classifier and of the guide's draws, on rows that have a label and something to read it from."""
     scored = batch.mask[label] & batch.present(given)
     if not bool(scored.any()):
@@ -250,7 +236,7 @@ def _accuracies(
         except NoLikelihood:
             continue
         hit = _hits(p, batch.x[label])[scored]
-        found[name] = Share(hit.double().mean().item(), len(hit))
+        found[name] = Proportion(hit.double().mean().item(), len(hit))
     return found
 
 

@@ -134,6 +134,14 @@ def test_other_data_settings_and_networks_are_other_judges(tmp_path, no_training
             other()
 
 
+def test_a_folder_of_yours_holds_judges_trained_as_you_like(tmp_path, no_training):
+    splits = small()
+    _keep(splits, tmp_path)
+    assert same(train_judges(splits, folder=tmp_path), train_judges(splits, 2, folder=tmp_path))
+    with pytest.raises(Trained):
+        train_judges(small(seed=1), folder=tmp_path)  # other data
+
+
 def _keep(splits, folder):
     """Untrained judges, kept as if they had been trained for two epochs."""
     torch.manual_seed(0)

@@ -58,6 +58,10 @@ def test_only_what_is_asked_for_is_measured(run, judges):
     for which, there in (("coherence", {"cross_accuracy", "joint_coherence"}), ("rank", {"rank"})):
         found = evaluate_metrics(run, [which], judges, 20, draws=10)
         assert {"cross_accuracy", "joint_coherence", "rank"} & set(found) == there
+    kept = json.loads((run.folder / "metrics.json").read_text())  # of both calls: the rest was the same
+    assert {"cross_accuracy", "joint_coherence", "rank"} < set(kept) and kept["rank"] == found["rank"]
+    evaluate_metrics(run, ["rank"], judges, 21)
+    assert "cross_accuracy" not in json.loads((run.folder / "metrics.json").read_text())  # of other rows
 
 
 def test_a_conditional_model_has_no_prior_to_be_coherent(tmp_path):
