@@ -9,6 +9,7 @@ from pyro_mm.evaluation.coherence import CrossAccuracy, Proportion, cross_accura
 from pyro_mm.evaluation.compare import Comparison, compare
 from pyro_mm.evaluation.conditional import log_conditional, log_conditional_difference, plug_in
 from pyro_mm.evaluation.curves import KCurve, k_curve
+from pyro_mm.evaluation.disentanglement import Disentanglement, disentanglement
 from pyro_mm.evaluation.evidence import Evidence, NoLikelihood
 from pyro_mm.evaluation.frechet import Rank, frechet, frechet_distance, rank, split_half
 from pyro_mm.evaluation.gaps import Gaps, gaps
@@ -28,6 +29,7 @@ __all__ = [
     "CheckReport",
     "Comparison",
     "CrossAccuracy",
+    "Disentanglement",
     "Divergence",
     "Evidence",
     "Gaps",
@@ -49,6 +51,7 @@ __all__ = [
     "compare",
     "cross_accuracy",
     "dequantised",
+    "disentanglement",
     "encode",
     "frechet",
     "frechet_distance",
