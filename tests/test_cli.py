@@ -24,7 +24,19 @@ from pyro_mm.training import NonFiniteLoss
 from pyro_mm.training.leg import Leg
 
 TINY = ["--epochs", "1", "--dim", "3", "--batch-size", "256", "--quiet", "--device", "cpu"]
-COMMANDS = ("demo", "list", "describe", "train", "evaluate", "certify", "diagnose", "compare", "generate", "plot")
+COMMANDS = (
+    "demo",
+    "list",
+    "describe",
+    "train",
+    "evaluate",
+    "certify",
+    "diagnose",
+    "compare",
+    "generate",
+    "plot",
+    "reproduce",
+)
 
 
 @pytest.fixture(scope="module")

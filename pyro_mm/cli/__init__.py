@@ -1,4 +1,4 @@
-"""The command line: `pyro-mm train | evaluate | generate | plot | list | describe | demo`.
+"""The command line: `pyro-mm train`, `evaluate`, `certify` and so on.
 
 Each command is a module with `add(subparsers)` and `run(arguments) -> exit code`; torch and the rest of the library
 are imported when a command runs, not when `--help` is asked for.

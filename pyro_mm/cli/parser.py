@@ -33,12 +33,24 @@ class Parser(argparse.ArgumentParser):
 
 def make_parser() -> Parser:
     """The parser of `pyro-mm`."""
-    from pyro_mm.cli import certify, compare, demo, describe, diagnose, evaluate, generate, listing, plot, train
+    from pyro_mm.cli import (
+        certify,
+        compare,
+        demo,
+        describe,
+        diagnose,
+        evaluate,
+        generate,
+        listing,
+        plot,
+        reproduce,
+        train,
+    )
 
     parser = Parser("pyro-mm", description=INTRO, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"pyro_mm {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
-    for module in (demo, listing, describe, train, evaluate, certify, diagnose, compare, generate, plot):
+    for module in (demo, listing, describe, train, evaluate, certify, diagnose, compare, generate, plot, reproduce):
         module.add(commands)
     return parser
 

@@ -1,0 +1,274 @@
+"""Published tables, trained and measured again: ours beside the paper's.
+
+`mvae-table` is Table 2 of Wu & Goodman (2018): test log-likelihoods of VAE, CVAE, JMVAE-kl and MVAE on MNIST and
+Fashion-MNIST with labels.  The paper states neither its number of draws K nor its estimator ("using q(z|x1)").
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pyro_mm import storage, variants
+from pyro_mm.batch import Batch
+from pyro_mm.data import Splits, available
+from pyro_mm.evaluation.conditional import log_conditional
+from pyro_mm.evaluation.evidence import Evidence
+from pyro_mm.evaluation.marginal import log_marginal
+from pyro_mm.evaluation.psis import threshold
+from pyro_mm.files import BadFile, read_json, write_json
+from pyro_mm.modality import Modality
+from pyro_mm.networks import MLP, Embedding
+from pyro_mm.objectives import Warmup
+from pyro_mm.recipe import Recipe
+from pyro_mm.tables import aligned
+from pyro_mm.training import fit
+
+__all__ = ["PUBLISHED", "SYSTEMS", "TABLES", "Plan", "build", "paper_modalities", "reproduce", "reproduced", "table"]
+
+TABLES = ("mvae_table",)
+FORMAT = 1
+RESULT = "result.json"
+QUANTITIES: dict[str, tuple[str, str | None]] = {
+    "log p(image)": ("image", None),
+    "log p(image, label)": ("both", None),
+    "log p(image | label)": ("image", "label"),
+}
+SYSTEMS: dict[str, tuple[str, ...]] = {
+    "vae": ("log p(image)",),
+    "cvae": ("log p(image | label)",),
+    "jmvae_kl": tuple(QUANTITIES),
+    "mvae": tuple(QUANTITIES),
+}
+"""What each system defines."""
+PUBLISHED: dict[str, dict[tuple[str, str], float]] = {
+    "mnist": {
+        ("vae", "log p(image)"): -86.313,
+        ("jmvae_kl", "log p(image)"): -86.305,
+        ("mvae", "log p(image)"): -86.026,
+        ("jmvae_kl", "log p(image, label)"): -86.371,
+        ("mvae", "log p(image, label)"): -86.255,
+        ("cvae", "log p(image | label)"): -83.448,
+        ("jmvae_kl", "log p(image | label)"): -83.985,
+        ("mvae", "log p(image | label)"): -83.970,
+    },
+    "mnist_grey": {},
+    "fashion_mnist": {},
+    "fashion_mnist_grey": {},
+}
+"""Table 2 where it compares: its columns for grey pixels are cross-entropies of grey values, which are no densities."""
+ALPHA, LABEL_WEIGHT, VALIDATION = 0.1, 50.0, 100
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train and measure; as published, but for what a budget forbids.
+
+    Attributes:
+        epochs, warmup: of training, and of the KL's weight from 0 to 1 (500 and 200 in the paper).
+        k, rows: draws per row, and how many of the test rows (None: all).
+        refine: fit a proposal to every row, or draw from the guide itself.
+    """
+
+    data: str = "mnist"
+    root: str | None = None
+    epochs: int = 500
+    warmup: float = 200.0
+    dim: int = 64
+    batch_size: int = 100
+    lr: float = 1e-3
+    seed: int = 0
+    k: int = 1000
+    rows: int | None = None
+    refine: bool = True
+    label_weight: float = LABEL_WEIGHT
+    alpha: float = ALPHA
+    device: str = "auto"
+    systems: tuple[str, ...] = field(default=tuple(SYSTEMS))
+
+    def __post_init__(self) -> None:
+        if self.data not in PUBLISHED:
+            raise ValueError(f"the table is of {', '.join(PUBLISHED)}, not of '{self.data}'")
+        if unknown := set(self.systems) - set(SYSTEMS):
+            raise ValueError(f"unknown systems {sorted(unknown)}; there are {', '.join(SYSTEMS)}")
+        for name in ("epochs", "dim", "batch_size", "k"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+def reproduce(
+    plan: Plan,
+    out: str | os.PathLike[str],
+    *,
+    download: bool = False,
+    progress: bool = True,
+    tell: Callable[[str], object] = lambda text: None,
+) -> dict[str, Any]:
+    """Train and measure what `out` lacks, write its `table.json` and `table.md`, and return the former.
+
+    Every system has a folder with its checkpoint, log, model and `result.json`; a call that was interrupted goes on
+    where it stood.  What was made by another plan is not touched: that is an error.
+
+    Raises:
+        FileNotFoundError, ValueError: about the data, before anything is trained.
+        FileExistsError: a system's folder was made by another plan.
+    """
+    out = Path(out)
+    asked = {"root": plan.root, "download": download, "validation": VALIDATION}
+    splits = available()[plan.data](**{k: v for k, v in asked.items() if v})
+    for system in plan.systems:
+        _require_same_plan(out / system, plan)
+    for system in plan.systems:
+        if _result(out / system) is None:
+            recipe = _trained(system, plan, splits, out / system, progress, tell)
+            write_json(out / system / RESULT, {**_plan_of(plan), **_measured(system, recipe, plan, splits.test, tell)})
+    found = reproduced(out)
+    write_json(out / "table.json", found)
+    (out / "table.md").write_text(_table(found, plan.data))
+    return found
+
+
+def reproduced(out: str | os.PathLike[str]) -> dict[str, Any]:
+    """The results that are there, by system."""
+    return {s: r for s in SYSTEMS if (r := _result(Path(out) / s)) is not None}
+
+
+def table(found: Mapping[str, Any], data: str) -> str:
+    """Ours, standard errors, the paper's and how far to trust ours, as text."""
+    return "\n".join(aligned(_rows(found, data)))
+
+
+def paper_modalities(splits: Splits) -> list[Modality]:
+    """The paper's networks: encoders of two layers of 512, decoders of three, the label embedded in 512."""
+    image = MLP((512, 512), nn.SiLU), MLP((512, 512, 512), nn.SiLU)
+    label = Embedding(512, (512,), nn.SiLU), MLP((512, 512, 512), nn.SiLU)
+    nets = {"image": image, "label": label}
+    return [replace(m, net=nets[m.name][0], decoder_net=nets[m.name][1]) for m in splits.modalities]
+
+
+def build(system: str, plan: Plan, splits: Splits) -> Recipe:
+    """A system with the paper's networks, its initial weights by the plan's seed."""
+    torch.manual_seed(plan.seed)
+    options: dict[str, Any] = {"beta": Warmup(plan.warmup)} if plan.warmup else {}
+    if system == "mvae":
+        options["weights"] = {"label": plan.label_weight}
+    if system == "jmvae_kl":
+        options["alpha"] = plan.alpha
+    recipe: Recipe = getattr(variants, system)(paper_modalities(splits), plan.dim, **options)
+    return recipe
+
+
+def _trained(
+    system: str, plan: Plan, splits: Splits, folder: Path, progress: bool, tell: Callable[[str], object]
+) -> Recipe:
+    if (folder / "model").is_dir():
+        return storage.load(folder / "model")
+    tell(f"training {system}")
+    recipe = build(system, plan, splits)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "plan.json", _plan_of(plan))
+    history = fit(
+        recipe.objective,
+        splits.train,
+        plan.epochs,
+        lr=plan.lr,
+        batch_size=plan.batch_size,
+        folder=folder,
+        resume=True,
+        seed=plan.seed,
+        modules=recipe.modules,
+        progress=progress,
+        accelerator=plan.device,
+        checkpoint_every=5,
+    )
+    if history.interrupted:
+        raise KeyboardInterrupt
+    storage.save(recipe, folder / "model")
+    return recipe
+
+
+def _measured(system: str, recipe: Recipe, plan: Plan, test: Batch, tell: Callable[[str], object]) -> dict[str, Any]:
+    rows = test if plan.rows is None else test[: plan.rows]
+    rows = rows.to(next(recipe.objective.parameters()).device)
+    pair, out = (recipe.model, recipe.guide), {}
+    options: dict[str, Any] = {"refine": plan.refine, "seed": plan.seed}
+    for name in SYSTEMS[system]:
+        tell(f"{name} of {system}")
+        of, given = QUANTITIES[name]
+        if given is not None:
+            ev = log_conditional(*pair, rows, of, given, plan.k, **options)
+        else:
+            ev = log_marginal(*pair, rows if of == "both" else rows.only(of), plan.k, **options)
+        out[name] = _summary(ev)
+    return {"found": out, "rows": len(rows), "versions": storage.versions()}
+
+
+def _summary(ev: Evidence) -> dict[str, float | str]:
+    estimate = ev.estimate.double()
+    return {
+        "mean": estimate.mean().item(),
+        "se": (estimate.std() / len(estimate) ** 0.5).item(),
+        "monte_carlo": (ev.se.double().square().sum().sqrt() / len(estimate)).item(),
+        "median_ess": ev.ess.median().item(),
+        "khat_above": (ev.khat > threshold(ev.k)).double().mean().item(),
+        "k": ev.k,
+        "proposal": ev.proposal,
+    }
+
+
+def _rows(found: Mapping[str, Any], data: str) -> list[list[str]]:
+    lines = [["nats per test row", "ours", "SE", "MC error", "paper", "median ESS", "k-hat high"]]
+    for name in QUANTITIES:
+        for system, result in found.items():
+            if (r := result["found"].get(name)) is None:
+                continue
+            paper = PUBLISHED[data].get((system, name))
+            lines.append(
+                [
+                    f"{name}, {system.replace('_', '-')}",
+                    f"{r['mean']:.2f}",
+                    f"{r['se']:.2f}",
+                    f"{r['monte_carlo']:.3f}",
+                    "-" if paper is None else f"{paper:.2f}",
+                    f"{r['median_ess']:.0f}",
+                    f"{100 * r['khat_above']:.0f} %",
+                ]
+            )
+    return lines
+
+
+def _table(found: Mapping[str, Any], data: str) -> str:
+    """Markdown."""
+    head, *rows = _rows(found, data)
+    lines = [head, ["---"] * len(head), *rows]
+    plans = {json.dumps({k: r["plan"][k] for k in ("epochs", "k", "rows", "seed")}) for r in found.values()}
+    return "\n".join("| " + " | ".join(r) + " |" for r in lines) + "\n\n" + "; ".join(sorted(plans)) + "\n"
+
+
+def _plan_of(plan: Plan) -> dict[str, Any]:
+    """What must agree between calls: where data lie, and on what machine, need not."""
+    keys = [f for f in Plan.__dataclass_fields__ if f not in ("root", "device", "systems")]
+    return {"format": FORMAT, "plan": {k: getattr(plan, k) for k in keys}}
+
+
+def _require_same_plan(folder: Path, plan: Plan) -> None:
+    try:
+        there = read_json(folder / "plan.json")
+    except FileNotFoundError:
+        return
+    if there != json.loads(json.dumps(_plan_of(plan))):
+        raise FileExistsError(f"{folder} was made by another plan ({there.get('plan')}); choose another folder")
+
+
+def _result(folder: Path) -> dict[str, Any] | None:
+    try:
+        return read_json(folder / RESULT)
+    except (FileNotFoundError, BadFile):
+        return None

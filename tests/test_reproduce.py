@@ -1,0 +1,134 @@
+"""A published table in miniature: what is printed is what the estimators say of the saved models, and nothing twice."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from pyro_mm import reproduce as module
+from pyro_mm import storage
+from pyro_mm.cli import main
+from pyro_mm.data import mnist
+from pyro_mm.evaluation import log_conditional, log_marginal
+from pyro_mm.reproduce import PUBLISHED, SYSTEMS, Plan, build, paper_modalities, reproduce, table
+from tests.helpers.idx_files import miniature
+
+MNIST = sys.modules[mnist.__module__]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mnist")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MNIST, "FILES", miniature(MNIST.FILES, folder)[0])
+        patch.setattr(module, "VALIDATION", 10)
+        yield folder
+
+
+def plan(root, **changes):
+    given = {"root": str(root), "epochs": 1, "warmup": 1.0, "dim": 3, "k": 4, "batch_size": 10, "device": "cpu"}
+    return Plan(**{**given, **changes})
+
+
+@pytest.fixture(scope="module")
+def made(root, tmp_path_factory):
+    out = tmp_path_factory.mktemp("table")
+    return out, reproduce(plan(root), out, progress=False)
+
+
+def test_figures_are_those_of_the_saved_models(root, made):
+    out, found = made
+    test = mnist(root, validation=10).test
+    assert {s: tuple(r["found"]) for s, r in found.items()} == SYSTEMS
+    for system, names in SYSTEMS.items():
+        recipe = storage.load(out / system / "model")
+        pair = recipe.model, recipe.guide
+        for name in names:
+            if name.endswith("label)") and "|" in name:
+                ev = log_conditional(*pair, test, "image", "label", 4, refine=True, seed=0)
+            else:
+                ev = log_marginal(*pair, test if "," in name else test.only("image"), 4, refine=True, seed=0)
+            assert found[system]["found"][name]["mean"] == pytest.approx(ev.estimate.mean().item(), abs=1e-4)
+            assert found[system]["found"][name]["k"] == 4
+    assert json.loads((out / "table.json").read_text()) == found
+
+
+def test_networks_are_the_papers(root):
+    splits = mnist(root, validation=10)
+    recipe = build("mvae", plan(root, dim=64), splits)
+    shapes = [tuple(p.shape) for n, p in recipe.guide.named_parameters() if n.endswith("weight")]
+    assert shapes == [(512, 784), (512, 512), (128, 512), (512, 10), (512, 512), (128, 512)]
+    shapes = [tuple(p.shape) for n, p in recipe.model.named_parameters() if n.endswith("weight")]
+    assert shapes == [(512, 64), (512, 512), (512, 512), (784, 512), (512, 64), (512, 512), (512, 512), (10, 512)]
+    swish = {type(m) for m in recipe.model.modules() if isinstance(m, torch.nn.SiLU | torch.nn.ReLU)}
+    assert swish == {torch.nn.SiLU} and [m.name for m in paper_modalities(splits)] == ["image", "label"]
+    assert "50" in repr(recipe.objective)
+
+
+def test_a_second_call_trains_and_measures_nothing(root, made, monkeypatch):
+    out, found = made
+    monkeypatch.setattr(module, "fit", None)
+    monkeypatch.setattr(module, "log_marginal", None)
+    assert reproduce(plan(root, device="auto"), out, progress=False) == found
+
+
+def test_an_interrupted_training_goes_on(root, tmp_path, monkeypatch):
+    whole = reproduce(plan(root, epochs=2, systems=("mvae",)), tmp_path / "a", progress=False)
+
+    def stopped(*args, callbacks=(), **options):
+        class Stop:
+            def on_epoch(self, state):
+                raise KeyboardInterrupt
+
+        return fit(*args, callbacks=[Stop()], **{**options, "checkpoint_every": 1})
+
+    fit = module.fit
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "fit", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            reproduce(plan(root, epochs=2, systems=("mvae",)), tmp_path / "b", progress=False)
+    assert not (tmp_path / "b" / "mvae" / "model").exists()
+    again = reproduce(plan(root, epochs=2, systems=("mvae",)), tmp_path / "b", progress=False)
+    assert again["mvae"]["found"] == whole["mvae"]["found"]
+
+
+def test_another_plan_is_refused(root, made):
+    with pytest.raises(FileExistsError, match="was made by another plan"):
+        reproduce(plan(root, epochs=3), made[0], progress=False)
+
+
+def test_the_table_has_the_published_figures(made):
+    lines = table(made[1], "mnist").splitlines()
+    found = {line.split("  ")[0]: line.split() for line in lines[1:]}
+    assert len(found) == len(PUBLISHED["mnist"]) == 8
+    for (system, name), value in PUBLISHED["mnist"].items():
+        assert f"{value:.2f}" in found[f"{name}, {system.replace('_', '-')}"]
+    assert "-86.37" not in table(made[1], "fashion_mnist")
+    text = (made[0] / "table.md").read_text()
+    assert text.startswith("| nats per test row | ours |") and '"epochs": 1' in text
+
+
+def test_the_command_prints_the_table(root, tmp_path, capsys):
+    arguments = ["reproduce", "mvae-table", "--root", str(root), "--epochs", "1", "-k", "3", "--rows", "4", "--quiet"]
+    arguments += ["--systems", "cvae", "--device", "cpu", "--out", str(tmp_path / "t")]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "log p(image | label), cvae" in said and "-83.45" in said
+    assert main(["reproduce", "mvae-tabel", "--root", str(root)]) == 2
+    assert "did you mean mvae-table?" in capsys.readouterr().err
+    assert main(["reproduce", "mvae-table", "--root", str(tmp_path)]) == 2
+    assert "MNIST: root=" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": "digits"}, "the table is of mnist, .* not of 'digits'"),
+        ({"systems": ("mmvae",)}, r"unknown systems \['mmvae'\]"),
+        ({"k": 0}, "k must be at least 1"),
+    ],
+)
+def test_plans_are_checked(root, changes, message):
+    with pytest.raises(ValueError, match=message):
+        plan(root, **changes)
