@@ -196,7 +196,7 @@ def _trained(
 
 def _measured(system: str, recipe: Recipe, plan: Plan, test: Batch, tell: Callable[[str], object]) -> dict[str, Any]:
     rows = test if plan.rows is None else test[: plan.rows]
-    rows = rows.to(next(recipe.objective.parameters()).device)
+    rows = rows.to(next(p for m in recipe.modules.values() for p in m.parameters()).device)
     pair, out = (recipe.model, recipe.guide), {}
     options: dict[str, Any] = {"refine": plan.refine, "seed": plan.seed}
     for name in SYSTEMS[system]:
