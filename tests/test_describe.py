@@ -110,6 +110,7 @@ LAYERS = {
         f"{TOP} q(z_2 | z, {LEVELS}) q(z_1 | z, z_2, {LEVELS})",
     ),
     **dict.fromkeys(PRIVATE, ("p(z) " + WITH_PRIVATE, f"{TOP} " + each("q(w_{m} | {m})"))),
+    "m2": ("p(z) p(c) p(label | c) p(image | z, c) p(caption | z, c)", "q(z | image, label, caption)"),
     # MFM's factor of the label is the shared one: no private latent.
     "mfm": (
         "p(z) " + WITH_PRIVATE.replace("p(w_label) p(label | z, w_label)", "p(label | z)"),

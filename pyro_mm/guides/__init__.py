@@ -1,6 +1,7 @@
 """Inference programs: each is an `nn.Module` whose `forward(batch)` is a Pyro guide with the model's sites."""
 
 from pyro_mm.guides.bottom_up import BottomUp, Unimodal
+from pyro_mm.guides.classed import ClassExperts, Classifier, Enumerated
 from pyro_mm.guides.dropout import kept_sets, perceptual_dropout
 from pyro_mm.guides.experts import Experts
 from pyro_mm.guides.fusion import (
@@ -20,7 +21,10 @@ from pyro_mm.guides.top_down import Evidences, TopDown
 __all__ = [
     "Attention",
     "BottomUp",
+    "ClassExperts",
+    "Classifier",
     "Concatenation",
+    "Enumerated",
     "Evidences",
     "Experts",
     "JointEncoder",

@@ -8,7 +8,7 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_mm.batch import Batch
 from pyro_mm.modality import Modality, names_of, positive
@@ -68,9 +68,13 @@ class Concatenation(nn.Module):
         self.head = nn.Sequential(nn.ReLU(), nn.Linear(width * len(modalities), width), nn.ReLU())
         self.out = nn.Linear(width, 2 * dim)
 
-    def forward(self, batch: Batch) -> dist.TorchDistribution:
+    def hidden(self, batch: Batch) -> Tensor:
+        """The layer before the last `(..., N, width)`."""
         parts = [self.modalities[m].apply_net(body, batch.x[m], batch.mask[m]) for m, body in self.bodies.items()]
         lead = torch.broadcast_shapes(*(h.shape[:-1] for h in parts))
-        hidden = self.head(torch.cat([h.expand(*lead, h.shape[-1]) for h in parts], -1))
-        loc, raw = self.out(hidden).chunk(2, -1)
+        out: Tensor = self.head(torch.cat([h.expand(*lead, h.shape[-1]) for h in parts], -1))
+        return out
+
+    def forward(self, batch: Batch) -> dist.TorchDistribution:
+        loc, raw = self.out(self.hidden(batch)).chunk(2, -1)
         return dist.Normal(loc, positive(raw), validate_args=False).to_event(1)

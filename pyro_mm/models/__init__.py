@@ -1,5 +1,6 @@
 """Generative programs: each is an `nn.Module` whose `forward(batch)` is a Pyro model."""
 
+from pyro_mm.models.classed import Classed
 from pyro_mm.models.conditional import Conditional
 from pyro_mm.models.hierarchical import Hierarchical, Independent
 from pyro_mm.models.joint import Joint
@@ -7,6 +8,7 @@ from pyro_mm.models.priors import Clusters, LearntScale, StandardNormal
 from pyro_mm.models.private import Private, WithPriors
 
 __all__ = [
+    "Classed",
     "Clusters",
     "Conditional",
     "Hierarchical",

@@ -8,6 +8,7 @@ has them; any guide goes on any other page's model of the same sites: `z`, and w
 from pyro_mm.variants.cvae import cvae
 from pyro_mm.variants.dmvae import dmvae
 from pyro_mm.variants.jmvae import jmvae, jmvae_kl, jmvae_zero
+from pyro_mm.variants.m2 import m2
 from pyro_mm.variants.mfm import mfm
 from pyro_mm.variants.mhvae import mhvae_2020, mhvae_2023
 from pyro_mm.variants.mmvae import mmvae, mmvae_dreg, mmvae_iwae
@@ -28,6 +29,7 @@ __all__ = [
     "jmvae",
     "jmvae_kl",
     "jmvae_zero",
+    "m2",
     "mfm",
     "mhvae_2020",
     "mhvae_2023",

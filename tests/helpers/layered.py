@@ -3,4 +3,5 @@
 TWO_FLOORS = {"hierarchical_mmvae", "hierarchical_mvae", "muse", "nexus", "nexus_elbo"}
 TRUNKS = {"mhvae_2020", "mhvae_2023"}
 PRIVATE = {"cmvae", "dmvae", "mfm", "mmvaeplus"}
-LAYERED = TWO_FLOORS | TRUNKS | PRIVATE
+CLASSED = {"m2"}  # test_m2.py
+LAYERED = TWO_FLOORS | TRUNKS | PRIVATE | CLASSED
