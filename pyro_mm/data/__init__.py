@@ -22,11 +22,13 @@ from pyro_mm.data.mhd_modalities import mhd_modalities
 from pyro_mm.data.missing import few_labels, mar, mcar, mnar
 from pyro_mm.data.mnist import mnist, mnist_grey, mnist_halves, mnist_quadrants
 from pyro_mm.data.paired import Paired
+from pyro_mm.data.poly_mnist import Coloured, poly_mnist_like
 from pyro_mm.data.splits import Splits, stratified
 from pyro_mm.data.toy import LinearGaussian
 
 __all__ = [
     "Binarised",
+    "Coloured",
     "ExactGuide",
     "LinearGaussian",
     "Paired",
@@ -62,6 +64,7 @@ __all__ = [
     "mnist_halves",
     "mnist_quadrants",
     "occluded",
+    "poly_mnist_like",
     "salt_and_pepper",
     "stratified",
     "swapped",

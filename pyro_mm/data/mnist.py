@@ -13,7 +13,7 @@ from pyro_mm.data.idx_sets import WHOLE, Crops, IdxSet, binary_splits, grey_spli
 from pyro_mm.data.splits import Splits
 from pyro_mm.data.vision import download_mnist
 
-__all__ = ["cache_folder", "mnist", "mnist_grey", "mnist_halves", "mnist_quadrants"]
+__all__ = ["cache_folder", "mnist", "mnist_grey", "mnist_halves", "mnist_quadrants", "mnist_source"]
 
 # File, shape, and md5 of its data (decompressed, without the 4 + 4 * axes bytes of header).
 FILES: dict[str, tuple[str, tuple[int, ...], str | None]] = {
@@ -71,14 +71,15 @@ def mnist_grey(root: str | Path | None = None, download: bool = False, validatio
     Its log-likelihoods are of densities and do not compare with those of binarised pixels.  Arguments and errors as
     in `mnist`.
     """
-    source = _source()
+    source = mnist_source()
     return grey_splits(source, "mnist_grey", source.folder(root, download), validation)
 
 
 def _binary(name: str, crops: Crops, root: str | Path | None, download: bool, validation: int) -> Splits:
-    source = _source()
+    source = mnist_source()
     return binary_splits(source, name, crops, source.folder(root, download), validation)
 
 
-def _source() -> IdxSet:
+def mnist_source() -> IdxSet:
+    """MNIST's files, where they may lie, and how they are fetched."""
     return IdxSet("MNIST", FILES, download_mnist, "11 MB", "MNIST/raw")

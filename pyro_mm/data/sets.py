@@ -9,6 +9,7 @@ from pyro_mm.data.mhd import mhd
 from pyro_mm.data.mhd_drawn import mhd_drawn
 from pyro_mm.data.mhd_like import mhd_like
 from pyro_mm.data.mnist import mnist, mnist_grey, mnist_halves, mnist_quadrants
+from pyro_mm.data.poly_mnist import poly_mnist_like
 
 __all__ = [
     "celeba",
@@ -28,4 +29,5 @@ __all__ = [
     "mnist_grey",
     "mnist_halves",
     "mnist_quadrants",
+    "poly_mnist_like",
 ]

@@ -31,6 +31,7 @@ def test_available_sets():
         "mnist_grey",
         "mnist_halves",
         "mnist_quadrants",
+        "poly_mnist_like",
     ]
 
 
