@@ -10,6 +10,7 @@ from pyro_mm.plots.curves import khat_histogram, loss_curves
 from pyro_mm.plots.evidence import k_curve, khat_over_data, report
 from pyro_mm.plots.gaps import gaps_by_subset
 from pyro_mm.plots.grids import cross_generation, prior_samples, reconstructions
+from pyro_mm.plots.interpolations import interpolation
 from pyro_mm.plots.latents import latent_map
 from pyro_mm.plots.sheets import cross_generation_sheet
 from pyro_mm.plots.show import written
@@ -25,6 +26,7 @@ __all__ = [
     "cross_generation",
     "cross_generation_sheet",
     "gaps_by_subset",
+    "interpolation",
     "k_curve",
     "khat_histogram",
     "khat_over_data",

@@ -23,7 +23,7 @@ from pyro_mm.plots.show import Hook
 from pyro_mm.plots.style import Place
 from pyro_mm.weights import Sites, run, run_pair
 
-__all__ = ["latents_of", "traversal"]
+__all__ = ["Start", "latents_of", "placing", "single", "start_at", "traversal"]
 
 VALUES = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 RANKED, DRAWS = 100, 4  # rows, and particles for each, behind the choice of dimensions
@@ -73,10 +73,10 @@ def traversal(
         raise ValueError(f"a traversal has 1 to {MOST} values, got {len(values)}")
     if of is not None and (unknown := set(of) - {m.name for m in modalities}):
         raise ValueError(f"of= names {sorted(unknown)}, but the modalities are {[m.name for m in modalities]}")
-    start = _start(model, guide, _one(model, rows, row), site, k, seed)
+    start = start_at(model, guide, single(model, rows, row), site, k, seed)
     chosen = _chosen(dims, start, lambda: _furthest(model, guide, rows, start, seed))
     fixed = start.moved(chosen, values)
-    grid = _one(model, rows, row)[[0] * (len(chosen) * len(values))]
+    grid = single(model, rows, row)[[0] * (len(chosen) * len(values))]
     made = generated(model, fixed, modalities, grid, means=start.free, seed=seed)
     shown = [m for m in modalities if m.name in made and (of is None or m.name in of)]
     heads = [f"{v:+g}".replace("-", "−") if v else "0" for v in values]
@@ -96,7 +96,7 @@ def latents_of(model: Program, row: Batch) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Start:
+class Start:
     """Where a traversal of one site begins; tensors have event shapes.
 
     Attributes:
@@ -121,10 +121,10 @@ class _Start:
         for n, d in enumerate(dims):
             rows[n * len(values) : (n + 1) * len(values), d] = mean[d] + steps * sd[d]
         held = {n: v.expand(len(rows), *v.shape) for n, v in self.held.items()}
-        return _placing({**held, self.site: rows.reshape(-1, *self.centre.shape)})
+        return placing({**held, self.site: rows.reshape(-1, *self.centre.shape)})
 
 
-def _placing(values: Mapping[str, Tensor]) -> Program:
+def placing(values: Mapping[str, Tensor]) -> Program:
     """A guide whose latents have these values `(N, *event)`."""
 
     def guide(batch: Batch) -> None:
@@ -172,7 +172,7 @@ class _Probe:
         return slope is not None
 
 
-def _start(model: Program, guide: Program, one: Batch, site: str, k: int, seed: int) -> _Start:
+def start_at(model: Program, guide: Program, one: Batch, site: str, k: int, seed: int) -> Start:
     """Posterior means of the row, and one run of the model at them.
 
     Raises:
@@ -185,7 +185,7 @@ def _start(model: Program, guide: Program, one: Batch, site: str, k: int, seed: 
     if probe.prior is None or probe.leaf is None:
         raise ValueError(f"the model has no latent '{site}' that can be moved; it has {probe.latents}")
     centre = probe.leaf.detach().reshape(probe.prior[0].shape)
-    return _Start(site, *probe.prior, centre, probe.held, tuple(probe.free))
+    return Start(site, *probe.prior, centre, probe.held, tuple(probe.free))
 
 
 def _posterior(sites: Sites) -> dict[str, Tensor]:
@@ -203,14 +203,14 @@ def _observed(model: Program, row: Batch) -> tuple[str, ...]:
     return (*getattr(model, "names", ()), *row.names)
 
 
-def _one(model: Program, rows: Batch, row: int | None) -> Batch:
+def single(model: Program, rows: Batch, row: int | None) -> Batch:
     """The row; or, for None, one in which nothing but a model's conditions is present."""
     if row is not None and not -len(rows) <= row < len(rows):
         raise ValueError(f"there is no row {row}: the batch has {len(rows)}")
     return rows[0].only(*getattr(model, "conditioned_on", ())) if row is None else rows[row]
 
 
-def _chosen(dims: Sequence[int] | int, start: _Start, rank: Callable[[], list[int]]) -> list[int]:
+def _chosen(dims: Sequence[int] | int, start: Start, rank: Callable[[], list[int]]) -> list[int]:
     """The dimensions asked for, or as many as asked for of the ranked ones."""
     size = start.mean.numel()
     if isinstance(dims, int):
@@ -223,7 +223,7 @@ def _chosen(dims: Sequence[int] | int, start: _Start, rank: Callable[[], list[in
     return list(dims)
 
 
-def _furthest(model: Program, guide: Program, rows: Batch, start: _Start, seed: int) -> list[int]:
+def _furthest(model: Program, guide: Program, rows: Batch, start: Start, seed: int) -> list[int]:
     """All dimensions, that whose posterior is furthest from the prior first; in order where the guide has none."""
     with evaluating(model, guide, seed=seed):
         pair = run_pair(particles(model, DRAWS), particles(guide, DRAWS), rows[:RANKED])
