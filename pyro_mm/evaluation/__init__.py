@@ -5,6 +5,7 @@ from pyro_mm.evaluation.bits import Bits, bits_per_dim, dequantised
 from pyro_mm.evaluation.calibration import Calibration, Divergence, sbc, symmetric_divergence
 from pyro_mm.evaluation.certificate import MEANING, Certificate
 from pyro_mm.evaluation.check import CheckReport, PairError, check_pair
+from pyro_mm.evaluation.classify import classify, classify_plug_in
 from pyro_mm.evaluation.coherence import CrossAccuracy, Proportion, cross_accuracy, joint_coherence
 from pyro_mm.evaluation.compare import Comparison, compare
 from pyro_mm.evaluation.conditional import log_conditional, log_conditional_difference, plug_in
@@ -48,6 +49,8 @@ __all__ = [
     "ais",
     "bits_per_dim",
     "check_pair",
+    "classify",
+    "classify_plug_in",
     "compare",
     "cross_accuracy",
     "dequantised",

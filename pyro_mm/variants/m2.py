@@ -43,7 +43,8 @@ def m2(
 
     Args:
         label: the modality that holds the class: `Categorical`.
-        alpha: per labelled row; the paper has 0.1 times rows over labelled rows.
+        alpha: per labelled row.  The paper has 0.1 times rows over labelled rows, and thousands of epochs; 10 times
+            rows over labelled rows learns the classes in tens of epochs.
 
     Raises:
         ValueError: there is no such label, it is not `Categorical`, or there is nothing beside it.
