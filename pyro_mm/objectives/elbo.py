@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,12 +14,11 @@ from pyro_mm.distributions import Mixture
 from pyro_mm.handlers import Given, InSubsets, Program, Scale, frozen, masked, particles, rows_of
 from pyro_mm.objectives.algebra import Objective, Term
 from pyro_mm.objectives.formula import q_of, targets_of, tex
+from pyro_mm.objectives.scaling import Weights, known_weights
 from pyro_mm.objectives.schedules import Schedule, symbol_of, value_of
 from pyro_mm.weights import Run, Site, replay, run_pair
 
 __all__ = ["componentwise_elbo", "elbo", "kl", "nll"]
-
-Weights = Mapping[str, float | Schedule]
 
 
 def elbo(
@@ -50,8 +48,9 @@ def elbo(
             non-reparameterised latents.
 
     Raises:
-        ValueError: when called, for a site that makes the bound wrong (guide-only sites, no reparameterisation, an
-            analytic KL that is not valid for this pair); the message names the site.
+        ValueError: `weights` names what the model does not generate; and when called, for a site that makes the bound
+            wrong (guide-only sites, no reparameterisation, an analytic KL that is not valid for this pair); the message
+            names the site.
     """
     if estimator is not None:
         if not hasattr(estimator, "differentiable_loss"):
@@ -59,7 +58,7 @@ def elbo(
         if particles > 1 or analytic_kl or stl:
             raise ValueError("an estimator brings its own particles and KL: pass num_particles=... to it instead")
     kind = "analytic" if analytic_kl else "sampled"
-    return Objective([(1.0, Elbo(model, guide, beta, weights or {}, particles, kind, stl, estimator))])
+    return Objective([(1.0, Elbo(model, guide, beta, weights, particles, kind, stl, estimator))])
 
 
 def componentwise_elbo(
@@ -74,7 +73,7 @@ def componentwise_elbo(
 
     The KL of a mixture is at most the mean KL of its components, so this is a lower bound of `elbo`.
     """
-    return Objective([(1.0, Elbo(model, guide, beta, weights or {}, particles, "components", False, None))])
+    return Objective([(1.0, Elbo(model, guide, beta, weights, particles, "components", False, None))])
 
 
 def kl(q: Program, p: Program, *, particles: int = 1, analytic: bool = True) -> Objective:
@@ -87,7 +86,7 @@ def kl(q: Program, p: Program, *, particles: int = 1, analytic: bool = True) -> 
 
 def nll(model: Program, guide: Program, *, weights: Weights | None = None, particles: int = 1) -> Objective:
     """-E_{q(z|x)} [sum_m lambda_m log p(x_m|z)], the reconstruction term alone."""
-    return Objective([(1.0, Reconstruction(model, guide, 0.0, weights or {}, particles, "none", False, None))])
+    return Objective([(1.0, Reconstruction(model, guide, 0.0, weights, particles, "none", False, None))])
 
 
 class Elbo(Term):
@@ -100,7 +99,7 @@ class Elbo(Term):
         model: Program,
         guide: Program,
         beta: float | Schedule,
-        weights: Weights,
+        weights: Weights | None,
         count: int,
         kl_kind: str,
         stl: bool,
@@ -110,9 +109,12 @@ class Elbo(Term):
         if count < 1:
             raise ValueError(f"particles must be at least 1, got {count}")
         self.model, self.guide, self.beta = model, guide, beta
-        self.likelihood_weights, self.count, self.kl_kind, self.stl = dict(weights), count, kl_kind, stl
+        self.likelihood_weights = known_weights(weights, model)
+        self.count, self.kl_kind, self.stl = count, kl_kind, stl
         self.estimator, self.checked = estimator, False
-        self.schedules = torch.nn.ModuleList([w for w in (beta, *weights.values()) if isinstance(w, Schedule)])
+        self.schedules = torch.nn.ModuleList(
+            [w for w in (beta, *self.likelihood_weights.values()) if isinstance(w, Schedule)]
+        )
         self.rows = rows_of(model, guide)
 
     def forward(self, batch: Batch) -> Tensor:

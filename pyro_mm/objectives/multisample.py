@@ -14,8 +14,9 @@ from pyro_mm.batch import Batch
 from pyro_mm.distributions import independent_components
 from pyro_mm.handlers import Program, frozen, given, masked, particles, rows_of
 from pyro_mm.objectives.algebra import Objective, Term
-from pyro_mm.objectives.elbo import Weights, require_reparameterised
+from pyro_mm.objectives.elbo import require_reparameterised
 from pyro_mm.objectives.formula import q_of, targets_of, tex
+from pyro_mm.objectives.scaling import Weights, known_weights
 from pyro_mm.objectives.schedules import Schedule, value_of
 from pyro_mm.weights import Run, check_sites, replay_where_seen, run, run_pair, total_log_weight
 
@@ -31,7 +32,7 @@ def iwae(
     (MMVAE's stratified bound, Shi et al. 2019, with K = M k).  `beta` and `weights` scale as in `elbo`; with them it
     is no bound.
     """
-    return Objective([(1.0, Iwae(model, guide, k, beta, weights or {}))])
+    return Objective([(1.0, Iwae(model, guide, k, beta, weights))])
 
 
 def dreg(
@@ -43,7 +44,7 @@ def dreg(
     independently: with systematic draws the gradient is biased by about 4 %.  The guide runs twice per step, so it must
     not contain drop-out or batch normalisation in training mode.
     """
-    return Objective([(1.0, Dreg(model, guide, k, beta, weights or {}))])
+    return Objective([(1.0, Dreg(model, guide, k, beta, weights))])
 
 
 def looser(
@@ -68,7 +69,7 @@ def looser(
     Private latents of the other modalities are hidden from expert m, so they are drawn from the model; `models` may
     give another model for every expert, in which they have other (auxiliary) priors (MMVAE+, Palumbo et al. 2023).
     """
-    return Objective([(1.0, Looser(model, guide, k, beta, weights or {}, names, doubly, models))])
+    return Objective([(1.0, Looser(model, guide, k, beta, weights, names, doubly, models))])
 
 
 class Iwae(Term):
@@ -77,13 +78,15 @@ class Iwae(Term):
     label = "iwae"
     doubly = False
 
-    def __init__(self, model: Program, guide: Program, k: int, beta: float | Schedule, weights: Weights) -> None:
+    def __init__(self, model: Program, guide: Program, k: int, beta: float | Schedule, weights: Weights | None) -> None:
         super().__init__()
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         self.model, self.guide, self.k, self.beta = model, guide, k, beta
-        self.likelihood_weights = dict(weights)
-        self.schedules = torch.nn.ModuleList([w for w in (beta, *weights.values()) if isinstance(w, Schedule)])
+        self.likelihood_weights = known_weights(weights, model)
+        self.schedules = torch.nn.ModuleList(
+            [w for w in (beta, *self.likelihood_weights.values()) if isinstance(w, Schedule)]
+        )
         self.rows = rows_of(model, guide)
 
     def _wrapped(self, program: Program, rows: Tensor | None) -> Program:
@@ -139,7 +142,7 @@ class Looser(Iwae):
         guide: Program,
         k: int,
         beta: float | Schedule,
-        weights: Weights,
+        weights: Weights | None,
         names: Sequence[str] | None,
         doubly: bool,
         models: Mapping[str, Program] | None = None,

@@ -10,7 +10,7 @@ from pyro.infer import RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELB
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
-from pyro_mm import likelihoods, networks
+from pyro_mm import likelihoods, networks, objectives
 from pyro_mm.batch import Batch
 from pyro_mm.guides import Experts, Surrogate, mixture_of_experts, mixture_of_products, product_of_experts
 from pyro_mm.guides.joint_encoder import Concatenation, JointEncoder
@@ -544,3 +544,18 @@ def test_labels_and_counts_against_code_written_by_hand():
     programs = nn.ModuleList([model, guide])
     torch.testing.assert_close(loss, truth, rtol=1e-10, atol=1e-10)
     assert_same_gradients(gradients(loss, programs), gradients(truth, programs))
+
+
+@pytest.mark.parametrize("make", ["elbo", "nll", "componentwise_elbo", "iwae", "dreg", "looser"])
+def test_a_weight_of_an_unknown_modality_is_refused(make: str) -> None:
+    """Also through verbs, which show a program less than it generates."""
+    _, model, guide = pair(mixture_of_experts, {"a": 2, "b": 2})
+    k = {"k": 2} if make in ("iwae", "dreg", "looser") else {}
+    build = getattr(objectives, make)
+    with pytest.raises(ValueError, match=r"weights for \['lable'\], but Joint generates a, b"):
+        build(model, guide, weights={"a": 2.0, "lable": 50.0}, **k)
+    build(model, guide, weights={"b": 2.0}, **k)
+    if make == "elbo":
+        build(given(model, "a"), given(guide, "a"), weights={"b": 2.0})
+        with pytest.raises(ValueError, match="lable"):
+            build(given(model, "a"), guide, weights={"lable": 2.0})
