@@ -134,11 +134,22 @@ class _Squeezed(dist.TorchDistribution):
         return self.fn
 
     @property
+    def variance(self) -> Tensor:
+        return self._squeeze(self.fn.variance)
+
+    @property
     def probs(self) -> Tensor:
         """Of a categorical or Bernoulli observation."""
-        base = getattr(self.fn, "base_dist", self.fn)
-        extra = base.probs.dim() - 3
-        return base.probs.squeeze(-2 - extra)
+        return self._parameter("probs")
+
+    @property
+    def logits(self) -> Tensor:
+        """Of a categorical or Bernoulli observation."""
+        return self._parameter("logits")
+
+    def _parameter(self, name: str) -> Tensor:
+        value: Tensor = getattr(getattr(self.fn, "base_dist", self.fn), name)
+        return value.squeeze(1) if value.dim() > 2 else value  # (k, 1, n, ...)
 
     def _squeeze(self, value: Tensor) -> Tensor:
         return value.squeeze(-2 - self.event_dim)

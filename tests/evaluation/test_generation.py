@@ -124,6 +124,9 @@ def test_labels_and_images_keep_their_shapes() -> None:
     torch.testing.assert_close(out["label"].probs.sum(-1), torch.ones(4, 7))
     assert torch.equal(out["label"].mode, out["label"].probs.argmax(-1))
     torch.testing.assert_close(out["image"].probs, out["image"].mean)
+    torch.testing.assert_close(out["image"].logits.sigmoid(), out["image"].mean)
+    torch.testing.assert_close(out["label"].logits.softmax(-1), out["label"].probs)
+    torch.testing.assert_close(out["image"].variance, out["image"].mean * (1 - out["image"].mean))
     picked = out["label"].probs.gather(-1, data.x["label"].expand(4, 7).unsqueeze(-1)).squeeze(-1)
     torch.testing.assert_close(out["label"].log_prob(data.x["label"]), picked.log())
 
