@@ -37,12 +37,15 @@ class Batch:
     A `Batch` is also a map-style data set: `batch[3:7]`, `len(batch)`, `DataLoader(batch, collate_fn=Batch.collate)`.
     """
 
-    __slots__ = ("hidden", "mask", "x")
+    __slots__ = ("hidden", "mask", "views", "x")
 
     x: dict[str, Tensor]
     mask: dict[str, Tensor]
     hidden: frozenset[str]
     """Modalities hidden in every row by `only`: a guide need not run their encoders."""
+    views: dict[str, tuple[bool, ...]]
+    """In which stacked views (`subsets`, `visible`) a modality can be seen at all: a model need not decode the others.
+    Without an entry it may be seen in any."""
 
     def __init__(self, x: Mapping[str, Tensor], mask: Mapping[str, Tensor] | None = None) -> None:
         if not x:
@@ -53,7 +56,7 @@ class Batch:
         n = {m: len(v) for m, v in x.items()}
         if len(set(n.values())) > 1:
             raise ValueError(f"modalities have different numbers of rows: {n}")
-        self.x, self.mask, self.hidden = {}, {}, frozenset()
+        self.x, self.mask, self.hidden, self.views = {}, {}, frozenset(), {}
         for m, value in x.items():
             seen = masks.get(m)
             if seen is None:
@@ -69,7 +72,7 @@ class Batch:
     def _view(cls, x: dict[str, Tensor], mask: dict[str, Tensor], hidden: frozenset[str] = frozenset()) -> Batch:
         """A batch over tensors that were checked before."""
         self = object.__new__(cls)
-        self.x, self.mask, self.hidden = x, mask, hidden
+        self.x, self.mask, self.hidden, self.views = x, mask, hidden, {}
         return self
 
     @classmethod
@@ -178,7 +181,11 @@ class Batch:
         for m, v in self.mask.items():
             keep = choice[m].to(v.device)
             masks[m] = v & (keep.unsqueeze(-1) if keep.dim() == 1 else keep)
-        return Batch._view(self.x, masks, self.hidden)
+        out = Batch._view(self.x, masks, self.hidden)
+        out.views = {
+            m: tuple(keep.tolist()) for m, keep in choice.items() if keep.dim() == 1 and keep.device.type == "cpu"
+        }
+        return out
 
     def masked(self, keep: Mapping[str, Tensor]) -> Batch:
         """The same rows with every modality hidden in the rows where its `keep`, bool `(N,)`, is False."""

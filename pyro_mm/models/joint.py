@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pyro_mm.batch import Batch
 from pyro_mm.models.priors import as_prior
+from pyro_mm.models.views import decoded
 
 __all__ = ["Joint", "observe", "presence"]
 
@@ -51,13 +52,13 @@ def observe(m: str, decode: nn.Module, z: Tensor, batch: Batch, mask: Tensor | N
     """
     seen = presence(batch, m) if mask is None else mask
     with poutine.mask(mask=seen):
-        px = decode(z)
+        fitted: Any = getattr(decode, "fitted", None)  # a variance that is the batch's own (`OptimalLink`)
+        px = decoded(m, decode, z, batch) if mask is None and fitted is None else decode(z)
         x = batch.x.get(m)
         if x is not None and x.shape[1:] != px.event_shape:
             raise ValueError(
                 f"modality '{m}': data have event shape {tuple(x.shape[1:])}, the decoder gives {tuple(px.event_shape)}"
             )
-        fitted: Any = getattr(decode, "fitted", None)  # a variance that is the batch's own (`OptimalLink`)
         px = px if x is None or fitted is None else fitted(px, x, seen)
         pyro.sample(m, px, obs=x)
 
