@@ -241,7 +241,7 @@ def likelihood_table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
         return []
     base = next(iter(having))
     head = ["log p(X), nats", "refined", f"refined, minus {base}", "guide alone", "ESS", "k-hat > 0.7 (%)"]
-    head += ["annealed minus refined, same rows", "training, s"]
+    head += ["annealed minus refined, same rows"]
     lines = row(head) + row(["---"] * len(head))
     for system, values in having.items():
         refined, guide = ([v[how] for v in values] for how in ("refined", "guide"))
@@ -259,7 +259,6 @@ def likelihood_table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
                 f"{statistics.median(x for v in refined for x in v['ess']):.1f}",
                 f"{100 * statistics.mean(x > 0.7 for v in refined for x in v['khat']):.0f}",
                 of_rows(gain) if gain else "",
-                f"{statistics.mean(r['record']['seconds'] for r in found[system]):.0f}",
             ]
         )
     rows, k = len(next(iter(having.values()))[0]["refined"]["estimate"]), next(iter(having.values()))[0]["k"]

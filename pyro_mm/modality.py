@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyro_mm.likelihoods import Likelihood
 from pyro_mm.networks import MLP, Net, event_flat
+from pyro_mm.sharing import once
 
 __all__ = ["Decoder", "Encoder", "Modality", "decoders", "encoders", "names_of"]
 
@@ -48,8 +49,12 @@ class Modality:
     def apply_net(self, net: nn.Module, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """`net` on the features of x `(..., *shape)`, leading dimensions flattened and restored.
 
-        With a mask `(..., N)` the features are zero where it is False.
+        With a mask `(..., N)` the features are zero where it is False.  Within one evaluation of an objective the same
+        network is run once for the same tensors (`sharing`).
         """
+        return once(net, x, mask, lambda: self._applied(net, x, mask))
+
+    def _applied(self, net: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
         expect_shape(self, x)
         shape = self.likelihood.feature_shape(self.shape)
         features = self.likelihood.features(x).reshape(*x.shape[: x.dim() - len(self.shape)], *shape)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pyro_mm.batch import Batch
 from pyro_mm.handlers import Subsets
 from pyro_mm.objectives.schedules import Product, Schedule, symbol_of, times, value_of
+from pyro_mm.sharing import shared_networks
 
 __all__ = ["Objective", "Term", "total"]
 
@@ -65,7 +66,8 @@ class Objective(nn.Module):
         for part in self.modules():
             if isinstance(part, Subsets):
                 part.redraw()
-        losses = [value_of(w) * term(batch) for w, term in self.pairs()]
+        with shared_networks():
+            losses = [value_of(w) * term(batch) for w, term in self.pairs()]
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def set_progress(self, epochs: float) -> None:
