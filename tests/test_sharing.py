@@ -1,4 +1,4 @@
-"""Terms of an objective run a network once for the same data: losses and gradients are those of running it each time."""
+"""Terms of an objective run a network once for the same data: losses and gradients are as if it ran every time."""
 
 from __future__ import annotations
 
