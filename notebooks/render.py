@@ -1,5 +1,6 @@
-"""Run the notebooks' sources and write them, with their outputs, as .ipynb: `python notebooks/render.py`."""
+"""Run the notebooks' sources and write them, with their outputs, as .ipynb: `python notebooks/render.py [04 ...]`."""
 
+import sys
 from pathlib import Path
 
 import jupytext
@@ -9,6 +10,8 @@ from nbclient import NotebookClient
 HERE = Path(__file__).parent
 
 for source in sorted(HERE.glob("[0-9]*.py")):
+    if sys.argv[1:] and not source.name.startswith(tuple(sys.argv[1:])):
+        continue
     notebook = jupytext.read(source)
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
     NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
