@@ -83,7 +83,7 @@ def _classified(
     effort: Effort,
     weighted: bool,
 ) -> Tensor:
-    names = (given,) if isinstance(given, str) else tuple(given)
+    names = (given,) if isinstance(given, str) else tuple(dict.fromkeys(given))
     if not names or of in names:
         raise ValueError(f"classify '{of}' from at least one other modality; got given={list(names)}")
     require_likelihood(model, names, of=(of,))
@@ -100,9 +100,10 @@ def _classified(
                     draws = proposal.draw(block, which)
                 _require_sites(model, names, draws)
                 log_p = seen.log_probs()
-                # Where latents are enumerated, p(y | z, c) and the weight, or p(c | z), both depend on c.
-                known_ones = [m for m in names if m in draws.log_likelihood]
-                terms = draws.log_terms(known_ones) if weighted else draws.log_prior - summed(draws.log_prior)
+                # Where latents are enumerated, p(y | z, c) and the weight, or p(c | z, x_B), both depend on c.
+                terms = draws.log_terms([m for m in names if m in draws.log_likelihood])
+                if not weighted:
+                    terms = terms - summed(terms) if terms.dim() > 2 else torch.zeros_like(terms)
                 log_p = log_p.reshape(len(log_p), *[1] * (terms.dim() + 1 - log_p.dim()), *log_p.shape[1:]) + terms
                 part = torch.logsumexp(log_p, tuple(range(1, log_p.dim() - 1)))
                 total = part if total is None else torch.logaddexp(total, part)

@@ -11,11 +11,12 @@ import torch
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation.chunks import MEMORY, Plan
 from pyro_mm.evaluation.components import row_wise
+from pyro_mm.evaluation.discrete import enumerated_sites, left_to_model, log_posterior
 from pyro_mm.evaluation.effort import Effort
 from pyro_mm.evaluation.estimation import estimated
 from pyro_mm.evaluation.evidence import Evidence, NoLikelihood
 from pyro_mm.evaluation.marginal import Marginal, evidence_of, quantity_of, require_likelihood
-from pyro_mm.evaluation.proposals import Proposal, evaluating
+from pyro_mm.evaluation.proposals import Proposal, evaluating, summed
 from pyro_mm.evaluation.refine import Refiner
 from pyro_mm.evaluation.streaming import RatioSums, WeightSums
 from pyro_mm.handlers import Impute, Program, particles
@@ -161,7 +162,12 @@ def _plugged(model: Program, guide: Program, full: Batch, part: Batch, a: tuple[
     with Impute({n: (s.value, s.mask) for n, s in drawn.items()}):
         sites = run(particles(model, k), full)
     check_sites(sites, drawn)
-    return torch.stack([row_wise(sites[m]) for m in a]).sum(0)
+    if not left_to_model(sites, drawn):
+        return torch.stack([row_wise(sites[m]) for m in a]).sum(0)
+    # log sum_c p(c | z_k, x_B) p(x_A | z_k, c)
+    seen, depth = enumerated_sites(model, part, drawn, k, {})
+    asked, _ = enumerated_sites(model, full, drawn, k, {})
+    return summed(log_posterior(seen, depth) + sum(row_wise(asked[m], depth) for m in a))
 
 
 @dataclass(frozen=True)
@@ -206,8 +212,8 @@ class Conditional:
 
 
 def _names(of: Names, given: Names, batch: Batch) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    a = (of,) if isinstance(of, str) else tuple(of)
-    b = (given,) if isinstance(given, str) else tuple(given)
+    a = (of,) if isinstance(of, str) else tuple(dict.fromkeys(of))
+    b = (given,) if isinstance(given, str) else tuple(dict.fromkeys(given))
     if not a or not b:
         raise ValueError("log_conditional needs at least one modality in `of` and one in `given`")
     if both := set(a) & set(b):

@@ -10,6 +10,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_mm.batch import Batch
+from pyro_mm.evaluation.discrete import draw_enumerated, left_to_model
 from pyro_mm.evaluation.proposals import evaluating
 from pyro_mm.handlers import AtMean, Impute, Program, particles
 from pyro_mm.weights import Site, Sites, run
@@ -56,8 +57,9 @@ def generate(
 ) -> dict[str, dist.TorchDistribution]:
     """p(x_m | z_k), z_k ~ q(z | what is present), for every modality of the model: batch shape `(k, N)`.
 
-    Latents of hidden modalities are drawn from the model, so nothing leaks from what is hidden.  For samples of the
-    prior pass a batch with nothing present (`Batch.missing`).
+    Latents of hidden modalities are drawn from the model, so nothing leaks from what is hidden; those that the model
+    enumerates and the guide lacks from p(c | z_k, what is present).  For samples of the prior pass a batch with nothing
+    present (`Batch.missing`).
 
     Args:
         means: latents that take the mean of the model's conditional, rather than a draw of it, where their modality is
@@ -66,8 +68,13 @@ def generate(
     with evaluating(model, guide, seed=seed):
         seen = run(particles(guide, k), batch)
         # Pyro finishes a site from the outside inwards: what the guide saw replaces the mean.
-        with AtMean(means), Impute({n: (s.value, s.mask) for n, s in seen.items()}):
+        values = {n: (s.value, s.mask) for n, s in seen.items()}
+        with AtMean(means), Impute(values):
             sites = run(poutine.uncondition(particles(model, k)), batch)
+        if classes := left_to_model(sites, seen):
+            values |= {n: (v, None) for n, v in draw_enumerated(model, batch, seen, k, classes).items()}
+            with AtMean(means), Impute(values):
+                sites = run(poutine.uncondition(particles(model, k)), batch)
     names = getattr(model, "names", None) or [n for n in sites if n in batch.mask]
     return {m: _without_subset_dim(sites[m].fn, k, len(batch)) for m in names}
 

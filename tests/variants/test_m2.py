@@ -13,8 +13,16 @@ from torch.nn.functional import one_hot
 
 from pyro_mm import variants
 from pyro_mm.batch import Batch
-from pyro_mm.evaluation import log_conditional, log_marginal, sandwich
-from pyro_mm.evaluation.classify import classify
+from pyro_mm.evaluation import (
+    classify,
+    classify_plug_in,
+    encode,
+    generate,
+    log_conditional,
+    log_marginal,
+    plug_in,
+    sandwich,
+)
 from pyro_mm.likelihoods import Categorical, Normal
 from pyro_mm.modality import Modality
 from pyro_mm.networks import Linear
@@ -147,6 +155,46 @@ def test_its_bound_is_one() -> None:
     with torch.no_grad():
         bound = -torch.stack([recipe.objective.terms[0](batch) for _ in range(50)]).mean()
     assert 0 < (exact(recipe, batch).mean() - bound).item() < 0.5
+
+
+def of_draws(recipe: Recipe, rows: Batch, z: Tensor) -> Tensor:
+    """p(c | z, a, b) at draws of z `(K, N, D)`: `(K, N, C)`."""
+    each = []
+    for c in range(C):
+        chosen = one_hot(torch.tensor(c), C).double().expand(*z.shape[:-1], C)
+        both = torch.cat([z, chosen], -1)
+        each.append(sum(recipe.model.decoders[m](both).log_prob(rows.x[m]) for m in SIZES))
+    return torch.stack(each, -1).softmax(-1)
+
+
+def test_what_is_generated_belongs_to_one_class_and_to_what_was_given() -> None:
+    """c ~ p(c | z, what is present): the label where it is known, and the same class for all that is generated."""
+    recipe, batch = case()
+    told = Batch(batch.x).only("label")
+    made = generate(recipe.model, recipe.guide, told, 3, seed=0)
+    assert torch.equal(made["label"].sample(), told.x["label"].expand(3, N))
+    z = encode(recipe.guide, told, 3, seed=0).draws["z"]
+    both = torch.cat([z, one_hot(told.x["label"], C).double().expand(3, N, C)], -1)
+    for m in SIZES:
+        torch.testing.assert_close(made[m].mean, recipe.model.decoders[m](both).mean)
+    nothing = Batch(batch.x).only()
+    labels = generate(recipe.model, recipe.guide, nothing, 500, seed=0)["label"].sample()
+    assert (torch.bincount(labels.flatten(), minlength=C) / labels.numel() - 1 / C).abs().max() < 0.01
+
+
+def test_the_guides_own_predictions_use_the_posterior_of_the_class() -> None:
+    recipe, batch = case()
+    whole, k = Batch(batch.x), 4000
+    with torch.no_grad():
+        q = recipe.guide.posterior(whole.only(*SIZES))
+        wanted = of_draws(recipe, whole, q.sample((k,))).mean(0)
+    p = classify_plug_in(recipe.model, recipe.guide, whole, "label", ("a", "b"), k, seed=1)
+    torch.testing.assert_close(p, wanted, atol=0.03, rtol=0)
+    labels = generate(recipe.model, recipe.guide, whole.only(*SIZES), k, seed=2)["label"].sample()
+    torch.testing.assert_close(one_hot(labels, C).double().mean(0), wanted, atol=0.04, rtol=0)
+    ev = plug_in(recipe.model, recipe.guide, whole, "label", ("a", "b"), k, seed=3)
+    truth = wanted.gather(-1, whole.x["label"].unsqueeze(-1)).squeeze(-1).log()
+    assert bool(((ev.estimate - truth).abs() < 4.5 * ev.se * 2**0.5 + 1e-3).all())
 
 
 def test_what_it_needs_is_said() -> None:
