@@ -1,8 +1,9 @@
 """Spoil values on purpose: noise, dead pixels, something in the way, or another row's modality.
 
 Each function returns a new `Batch` in which one modality is spoilt in every row that has it.  Values keep to what they
-were: those of 0 and 1 alone stay 0 or 1 (rounded after the noise), those in [0, 1] stay inside it, so that the
-likelihood of a spoilt row is always defined.  Draws depend on function, modality, row and seed alone.
+were: whole numbers (binary pixels, counts) are rounded after the noise and stay within the range of the modality, those
+in [0, 1] stay inside it, so that the likelihood of a spoilt row is always defined.  Draws depend on function, modality,
+seed and the number of rows alone.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def corrupted(batch: Batch, name: str, kind: str, level: float, seed: int = 0) -
 def gaussian_noise(batch: Batch, name: str, sd: float, seed: int = 0) -> Batch:
     """x + sd times standard normal noise, element by element.
 
-    On values of 0 and 1 it flips an element with probability 1 - Phi(1 / (2 sd)).
+    On values of 0 and 1 it flips an element with probability 1 - Phi(1 / (2 sd)); counts are rounded.
 
     Raises:
         ValueError: a negative `sd`, an unknown modality, or class labels.
@@ -89,7 +90,7 @@ def swapped(batch: Batch, name: str, share: float = 1.0, seed: int = 0, label: s
     """In this share of rows the modality is another row's: it is in conflict with the rest of its row.
 
     Args:
-        label: a class label; with it the other row is always of another class.
+        label: a class label; with it the other row is always of another class, and rows without a label stay.
 
     Raises:
         ValueError: a share outside [0, 1], an unknown modality, or fewer than two rows (classes) to swap between.
@@ -98,16 +99,16 @@ def swapped(batch: Batch, name: str, share: float = 1.0, seed: int = 0, label: s
     _known(batch, name)
     _share(share, name)
     source = _source("swap", name, seed)
-    rows = batch.mask[name].nonzero().flatten().cpu()
-    rows = rows[torch.rand(len(rows), generator=source) < share]
+    able = batch.mask[name] if label is None else batch.mask[name] & batch.mask[label]
+    pool = able.nonzero().flatten().cpu()
+    rows = pool[torch.rand(len(pool), generator=source) < share]
     other = torch.arange(len(batch))
-    pool = batch.mask[name].nonzero().flatten().cpu()
     classes = None if label is None else batch.x[label].cpu()
     for row in rows.tolist():
-        able = pool[pool != row] if classes is None else pool[classes[pool] != classes[row]]
-        if not len(able):
+        others = pool[pool != row] if classes is None else pool[classes[pool] != classes[row]]
+        if not len(others):
             raise ValueError(f"'{name}' cannot be swapped: there is no other {'row' if label is None else 'class'}")
-        other[row] = able[int(torch.randint(len(able), (), generator=source))]
+        other[row] = others[int(torch.randint(len(others), (), generator=source))]
     return _put(batch, name, batch.x[name][other.to(batch.device)])
 
 
@@ -115,8 +116,8 @@ KINDS = {"gaussian": gaussian_noise, "salt_and_pepper": salt_and_pepper, "occlus
 
 
 def _kept(spoilt: Tensor, x: Tensor) -> Tensor:
-    if bool(((x == 0) | (x == 1)).all()):
-        return (spoilt > 0.5).to(x.dtype)
+    if bool((x == x.round()).all()):
+        return spoilt.round().clamp(min(float(x.min()), 0.0), max(float(x.max()), 1.0)) if x.numel() else spoilt
     return spoilt.clamp(0, 1) if bool(((x >= 0) & (x <= 1)).all()) else spoilt
 
 

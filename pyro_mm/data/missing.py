@@ -51,7 +51,8 @@ def mcar(data: D, share: float | Mapping[str, float], seed: int = 0, keep_one: b
 def few_labels(data: D, count: int, label: str = "label", seed: int = 0) -> D:
     """Weak supervision: `count` rows keep their class label, as many of every class as can be; the others lose it.
 
-    Rows are chosen within a class by the seed, and a larger count keeps all that a smaller one keeps.
+    Rows are chosen within a class by the seed, and a larger count keeps all that a smaller one keeps.  A row that had
+    nothing but its label may end with nothing.
 
     Raises:
         ValueError: an unknown modality, values that are no classes, or a count that is not between the number of
@@ -71,10 +72,11 @@ def few_labels(data: D, count: int, label: str = "label", seed: int = 0) -> D:
     for c in classes:
         rows = (seen & (values == c)).nonzero().flatten()
         place[rows[score[rows].argsort()]] = torch.arange(len(rows), device=batch.device)
-    order = torch.argsort(place * len(batch) + torch.where(seen, values - values.min(), 0), stable=True)
+    rank = torch.searchsorted(classes, values)
+    order = torch.argsort(place * (len(classes) + 1) + torch.where(seen, rank, 0), stable=True)
     lost = torch.ones_like(seen)
     lost[order[:count]] = False
-    return _without(data, {label: lost}, seed, True)
+    return _without(data, {label: lost}, seed, False)
 
 
 def mar(data: D, name: str, by: str, share: Shares, seed: int = 0, keep_one: bool = True) -> D:
@@ -184,6 +186,11 @@ def _without(data: D, lost: Mapping[str, Tensor], seed: int, keep_one: bool) -> 
 
 def _batch(data: Batch | Binarised) -> Batch:
     batch = data.batch if isinstance(data, Binarised) else data
+    if not isinstance(batch, Batch):
+        raise TypeError(
+            f"rows can be hidden in a Batch or a Binarised, not in a {type(data).__name__}: it draws its rows itself; "
+            "take Splits.train_batch(), or hide rows in its parts"
+        )
     if any(mask.dim() != 1 for mask in batch.mask.values()):
         raise ValueError("missingness is drawn per row: masks must be (N,), not the stacked views of Batch.subsets")
     return batch

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from pyro_mm.batch import Batch, Rows
 from pyro_mm.data.binarise import Binarised
+from pyro_mm.data.seeds import drawn_by
 
 __all__ = ["Paired"]
 
@@ -56,7 +57,7 @@ class Paired(Dataset[Batch]):
 
     def __getitem__(self, rows: Rows) -> Batch:
         """Fresh pairs of these rows; an int gives a batch of one row."""
-        place = torch.arange(len(self))[[rows] if isinstance(rows, int) else rows]
+        place = torch.arange(len(self))[rows].reshape(-1)
         return self._made({name: self._drawn(name, place) for name in self.parts})
 
     def __getitems__(self, rows: list[int]) -> Batch:
@@ -80,7 +81,7 @@ class Paired(Dataset[Batch]):
         return out
 
     def fixed(self, seed: int) -> Batch:
-        """All rows as one Batch, paired by `seed` alone; torch's global generator is neither read nor moved."""
+        """All rows as one Batch, paired and put in order by `seed` alone; torch's global generators are not moved."""
         source = torch.Generator().manual_seed(seed)
         chosen = {}
         for name, led in self._led.items():
@@ -88,9 +89,9 @@ class Paired(Dataset[Batch]):
             for c, pool in self._pools[name].items():
                 rows = ((self._classes == c) & (led < 0)).nonzero().flatten()
                 chosen[name][rows] = pool[_spread(len(rows), len(pool), source)]
-        with torch.random.fork_rng(devices=[]):  # pixels that a part draws itself
-            torch.manual_seed(seed)
-            return self._made(chosen)
+        order = torch.randperm(len(self), generator=source)  # so that the first rows are not all of one class
+        with drawn_by(seed):  # pixels that a part draws itself
+            return self._made({name: rows[order] for name, rows in chosen.items()})
 
     def _drawn(self, name: str, place: Tensor) -> Tensor:
         rows, classes = self._led[name][place], self._classes[place]
@@ -139,6 +140,13 @@ def _check(batches: Mapping[str, Batch], label: str) -> None:
     for name, batch in batches.items():
         if label not in batch.x:
             raise ValueError(f"Paired: '{name}' lacks the class labels '{label}'; it has {list(batch.names)}")
+        values = batch.x[label]
+        if values.dim() != 1 or values.is_floating_point():
+            raise ValueError(
+                f"Paired: '{label}' of '{name}' holds no classes (N,): {tuple(values.shape)}, {values.dtype}"
+            )
+        if values.device.type != "cpu":
+            raise ValueError(f"Paired: '{name}' is on {values.device}; pair on the CPU, minibatches can be moved")
         if not bool(batch.mask[label].all()):
             raise ValueError(f"Paired: '{name}' has rows without a class label '{label}'")
         for m in batch.names:

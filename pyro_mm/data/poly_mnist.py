@@ -18,6 +18,7 @@ from pyro_mm.batch import Batch, Rows
 from pyro_mm.data.idx_sets import TEST_SEED, VALIDATION_SEED, WHITE, WHOLE
 from pyro_mm.data.mnist import mnist_source
 from pyro_mm.data.paired import Paired
+from pyro_mm.data.seeds import drawn_by
 from pyro_mm.data.splits import Splits
 from pyro_mm.likelihoods import Categorical, Laplace
 from pyro_mm.modality import Modality
@@ -70,10 +71,10 @@ class Coloured(Dataset[Batch]):
         return Coloured(self.pairs.only(*names), self.backgrounds)
 
     def fixed(self, seed: int) -> Batch:
-        """All rows as one Batch, by `seed` alone; torch's global generator is neither read nor moved."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return self._painted(self.pairs.fixed(seed))
+        """All rows as one Batch, by `seed` alone; torch's global generators are not moved."""
+        pairs = self.pairs.fixed(seed)
+        with drawn_by(seed):
+            return self._painted(pairs)
 
     def _painted(self, digits: Batch) -> Batch:
         x = {m: v if m == self.pairs.label else self._picture(m, v) for m, v in digits.x.items()}
@@ -111,6 +112,8 @@ def poly_mnist_like(
     train, test = (source.rows(folder, part, WHOLE) for part in ("train", "test"))
     if not 0 < validation < len(train):
         raise ValueError(f"validation must be between 1 and {len(train) - 1} rows, got {validation}")
+    if held is not None and held < 1:
+        raise ValueError(f"held must be at least 1 row, got {held}")
     cut = len(train) - validation
     parts = {"train": train[:cut], "validation": _some(train[cut:], held), "test": _some(test, held)}
     painted = {split: Coloured(_of_class(rows), textures()) for split, rows in parts.items()}

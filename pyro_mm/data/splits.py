@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from pyro_mm.batch import Batch
 from pyro_mm.data.binarise import Binarised
+from pyro_mm.data.seeds import drawn_by
 from pyro_mm.modality import Modality, names_of
 
 __all__ = ["Data", "Splits", "stratified"]
@@ -171,8 +172,7 @@ def _size(data: Dataset[Batch]) -> int:
 
 def _fetched(data: Dataset[Batch], rows: Sequence[int], seed: int = 0) -> Batch:
     """Rows of a Dataset, drawn by `seed` and without moving the global generator."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawn_by(seed):
         fetch = getattr(data, "__getitems__", None)
         return Batch.collate(fetch(list(rows)) if fetch is not None else [data[i] for i in rows])
 

@@ -116,3 +116,19 @@ def test_few_labels_are_spread_over_classes_and_nested(batch):
             few_labels(batch, count)
     with pytest.raises(ValueError, match="'grey' holds no class labels"):
         few_labels(batch, 10, label="grey")
+
+
+def test_counts_stay_counts_within_their_range():
+    counts = torch.randint(0, 17, (50, 4, 4)).float()
+    noisy = gaussian_noise(Batch({"x": counts}), "x", 3.0).x["x"]
+    assert torch.equal(noisy, noisy.round()) and noisy.min() >= 0 and noisy.max() <= 16
+    assert not torch.equal(noisy, counts)
+
+
+def test_rows_without_a_label_are_not_swapped():
+    labels = torch.arange(40) % 4
+    batch = Batch({"x": torch.arange(40).float(), "label": labels}, {"label": torch.arange(40) % 2 > 0})
+    x = swapped(batch, "x", 1.0, label="label").x["x"].long()
+    unlabelled = ~batch.mask["label"]
+    assert torch.equal(x[unlabelled], torch.arange(40)[unlabelled])
+    assert bool((labels[x] != labels)[~unlabelled].all())

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pyro_mm.batch import Batch
-from pyro_mm.data import Binarised, mar, mcar, mnar
+from pyro_mm.data import Binarised, few_labels, mar, mcar, mnar
 
 N = 40_000
 PER_CLASS = [0.0, 0.1, 0.25, 0.5, 1.0]
@@ -189,3 +189,25 @@ def test_redrawn_pixels_keep_one_mask():
 def test_refuses(batch, hide, words):
     with pytest.raises(ValueError, match=words):
         hide(batch)
+
+
+def test_no_more_labels_are_kept_than_asked_for():
+    """Rows that have nothing but a label lose it like others."""
+    labels = torch.arange(100) % 5
+    batch = Batch({"x": torch.randn(100, 2), "label": labels}, {"x": torch.arange(100) % 3 > 0})
+    kept = few_labels(batch, 20)
+    assert torch.bincount(labels[kept.mask["label"]]).tolist() == [4] * 5
+
+
+def test_classes_far_apart_are_balanced():
+    labels = torch.tensor([0, 500]).repeat(10)
+    kept = few_labels(Batch({"x": torch.zeros(20, 1), "label": labels}), 4)
+    assert sorted(labels[kept.mask["label"]].tolist()) == [0, 0, 500, 500]
+
+
+def test_sets_that_draw_their_rows_are_named():
+    from pyro_mm.data import Paired
+
+    rows = Batch({"x": torch.zeros(4, 1), "label": torch.arange(4) % 2})
+    with pytest.raises(TypeError, match=r"not in a Paired.*train_batch"):
+        mcar(Paired({"x": rows}), 0.5)

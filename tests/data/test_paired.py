@@ -1,5 +1,6 @@
 """Pairing by class: every row of the leading part once, the others at random within the class, anew or once."""
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -51,7 +52,7 @@ def test_fixed_pairs_use_every_partner_equally_often_and_no_global_noise():
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(one.x["b"], again.x["b"]) and not torch.equal(one.x["b"], other.x["b"])
     counts = one.x["b"].flatten().long().bincount(minlength=7)
-    assert sorted(set(counts.tolist())) == [14, 15] and one.x["a"].flatten().tolist() == list(range(100))
+    assert sorted(set(counts.tolist())) == [14, 15] and sorted(one.x["a"].flatten().tolist()) == list(range(100))
 
 
 def test_masks_pixels_and_single_rows_travel_along():
@@ -97,3 +98,34 @@ def test_it_is_a_training_set_that_can_be_narrowed():
 def test_what_cannot_be_paired_is_named(parts, message):
     with pytest.raises(ValueError, match=message):
         Paired(parts)
+
+
+def two(labels_a, labels_b):
+    return {
+        "a": Batch({"a": torch.arange(len(labels_a)).float(), "label": labels_a}),
+        "b": Batch({"b": torch.arange(len(labels_b)).float(), "label": labels_b}),
+    }
+
+
+@pytest.mark.parametrize("kind", [int, torch.tensor, np.int64, lambda i: torch.tensor([i])])
+def test_one_row_is_paired_within_its_class_however_it_is_asked_for(kind):
+    labels = torch.arange(30) % 3
+    pairs = Paired(two(labels, torch.arange(9) % 3))
+    for i in range(30):
+        row = pairs[kind(i)]
+        assert len(row) == 1 and int(row.x["b"]) % 3 == int(row.x["a"]) % 3 == int(row.x["label"])
+
+
+def test_fixed_pairs_come_in_random_order():
+    """The first rows are not all of one class, and every leading row is there once."""
+    labels = torch.arange(300).div(100, rounding_mode="floor")
+    fixed = Paired(two(labels, torch.arange(9) % 3)).fixed(0)
+    assert torch.equal(fixed.x["a"].sort().values, torch.arange(300).float())
+    assert torch.equal(labels[fixed.x["a"].long()], fixed.x["label"])
+    assert torch.bincount(fixed.x["label"][:60], minlength=3).min() > 8
+
+
+@pytest.mark.parametrize("bad", [torch.eye(3)[torch.arange(9) % 3].long(), torch.arange(9) / 3])
+def test_labels_that_are_no_classes_are_refused(bad):
+    with pytest.raises(ValueError, match="'label' of 'b' holds no classes"):
+        Paired(two(torch.arange(9) % 3, torch.arange(9) % 3) | {"b": Batch({"b": torch.zeros(9), "label": bad})})
