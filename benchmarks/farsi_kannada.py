@@ -74,7 +74,10 @@ def main() -> int:
     torch.set_num_threads(arguments.threads)
     for system in [] if arguments.table else arguments.systems:
         one(system, arguments)
-    found = {s: json.loads(f.read_text()) for s in SYSTEMS if (f := arguments.out / s / MEASURED).is_file()}
+    found = {}
+    for system in SYSTEMS:
+        for place in sorted(arguments.out.glob(f"{system}-*/{MEASURED}")):
+            found[place.parent.name] = json.loads(place.read_text())
     if not found:
         print(f"nothing measured in {arguments.out}", file=sys.stderr)
         return 1
@@ -87,26 +90,40 @@ def main() -> int:
 
 def one(system: str, a: argparse.Namespace) -> None:
     """Train and measure one system, as far as that is not done."""
-    folder = a.out / system
-    if not (folder / "model").is_dir():
+    folder = a.out / f"{system}-{a.seed}"
+    plan = {n: getattr(a, n) for n in ("epochs", "warmup", "seed", "test_rows", "rows", "k")}
+    if (folder / MEASURED).is_file():
+        if (there := json.loads((folder / MEASURED).read_text())["plan"]) != plan:
+            raise SystemExit(f"{folder} was measured by another plan, {there}: choose another --out")
+        return
+    if not trained(folder):
         asked = {**SYSTEMS[system], "root": a.root, "epochs": a.epochs, "seed": a.seed}
         if a.warmup is not None and "beta_warmup" in asked:
             asked["beta_warmup"] = a.warmup
         there = (folder / "checkpoint.pt").is_file()
-        train_run(Settings(**asked), folder, resume=there, progress=sys.stderr.isatty(), device=a.device)
-    if (folder / MEASURED).is_file():
-        return
+        settings = Settings(**asked)
+        if train_run(settings, folder, resume=there, progress=sys.stderr.isatty(), device=a.device).interrupted:
+            raise KeyboardInterrupt
     run = open_run(folder, a.root)
+    for module in run.recipe.modules.values():
+        module.to(a.device)
+    pictures(run)
     start = time.perf_counter()
     result = measured(run, a)
-    facts = {"epochs": run.settings.epochs, "seed": run.settings.seed, "training_seconds": run.record["seconds"]}
+    facts = {"epochs": run.record["epochs"], "plan": plan}
     write_json(folder / MEASURED, {**facts, **result, "seconds": time.perf_counter() - start})
-    pictures(run)
+
+
+def trained(folder: Path) -> bool:
+    """To the end, not only until it was interrupted."""
+    record = folder / "run.json"
+    return record.is_file() and json.loads(record.read_text())["status"] == "trained" and (folder / "model").is_dir()
 
 
 def measured(run: Run, a: argparse.Namespace) -> dict[str, Any]:
     """By subset: bound, reconstruction, accuracy, log-likelihood; disentanglement of the posterior means."""
-    test, few = run.test_rows(a.test_rows), shuffled(run.test_rows(), a.rows)
+    every = run.test_rows()
+    test, few = shuffled(every, a.test_rows or len(every)), shuffled(every, a.rows)
     model, guide = run.recipe.model, run.recipe.guide
     out: dict[str, Any] = {"test_rows": len(test), "rows": len(few), "k": a.k, "subsets": []}
     for s in SUBSETS:
@@ -152,7 +169,7 @@ def blocks(rows: Batch) -> Iterator[Batch]:
 
 
 def shuffled(rows: Batch, count: int) -> Batch:
-    """A fixed choice: test rows come sorted by class."""
+    """A fixed choice."""
     return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:count]]
 
 

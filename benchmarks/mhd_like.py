@@ -33,7 +33,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "dmvae": {"dim": 32, "weights": {"label": 50.0}, "options": {"private": 32}},
     "mmvaeplus": {"dim": 32, "weights": {"label": 50.0}},
 }
-LIKELIHOOD, JUDGES = "likelihood.json", "judges"
+LIKELIHOOD, JUDGES, FAILED = "likelihood.json", "judges", "judges.failed"
 
 
 def main() -> int:
@@ -76,6 +76,7 @@ def several(arguments: argparse.Namespace) -> None:
     left = [(JUDGES, 0), *((s, seed) for seed in arguments.seeds for s in arguments.systems)]
     running: dict[tuple[str, int], subprocess.Popen[bytes]] = {}
     arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / FAILED).unlink(missing_ok=True)
     while left or running:
         while left and len(running) < arguments.workers:
             job = left.pop(0)
@@ -86,6 +87,8 @@ def several(arguments: argparse.Namespace) -> None:
         for job, process in list(running.items()):
             if process.poll() is not None:
                 del running[job]
+                if job[0] == JUDGES and process.returncode:
+                    (arguments.out / FAILED).touch()
                 print(
                     f"{job[0]} seed {job[1]}: {'done' if process.returncode == 0 else 'FAILED, see its log'}",
                     flush=True,
@@ -116,22 +119,37 @@ def one(arguments: argparse.Namespace, system: str, seed: int) -> int:
         "batch_size": 64,
         "seed": seed,
     }
-    if not (folder / "model").is_dir():
+    if not trained(folder):
         there = (folder / "checkpoint.pt").is_file()
-        train_run(Settings(system, **common, **SYSTEMS[system]), folder, resume=there, progress=False, device=device)
+        settings = Settings(system, **common, **SYSTEMS[system])
+        if train_run(settings, folder, resume=there, progress=False, device=device).interrupted:
+            raise KeyboardInterrupt
         print(f"trained {system} {seed}", flush=True)
     run = open_run(folder, arguments.root)
     for module in run.recipe.modules.values():
         module.to(device)
     if not (folder / METRICS).is_file():
-        while not (arguments.out / JUDGES / "judges.json").is_file():  # another process is training them
-            time.sleep(1)
+        wait_for_judges(arguments.out)
         evaluate_metrics(run, judges=judges(arguments, device), seed=0)
         print("measured", flush=True)
     if arguments.rows and not (folder / LIKELIHOOD).is_file():
         write_json(folder / LIKELIHOOD, likelihoods(run, arguments))
         print("likelihoods", flush=True)
     return 0
+
+
+def trained(folder: Path) -> bool:
+    """To the end, not only until it was interrupted."""
+    record = folder / "run.json"
+    return record.is_file() and json.loads(record.read_text())["status"] == "trained" and (folder / "model").is_dir()
+
+
+def wait_for_judges(out: Path) -> None:
+    """Another process is training them, or has failed."""
+    while not (out / JUDGES / "judges.json").is_file():
+        if (out / FAILED).is_file():
+            raise SystemExit(f"the judges could not be trained: see {out / JUDGES}-0.log")
+        time.sleep(1)
 
 
 def judges(arguments: argparse.Namespace, device: str) -> Any:
@@ -254,7 +272,7 @@ def likelihood_table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
             [
                 system,
                 of_rows([v["estimate"] for v in refined]),
-                "" if system == base else of_rows(paired(values, having[base])),
+                "" if system == base else of_rows(paired(found[system], found[base])),
                 of_rows([v["estimate"] for v in guide]),
                 f"{statistics.median(x for v in refined for x in v['ess']):.1f}",
                 f"{100 * statistics.mean(x > 0.7 for v in refined for x in v['khat']):.0f}",
@@ -265,16 +283,18 @@ def likelihood_table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
     return [*lines, "", f"{rows} test rows, K = {k:,}; +-: standard error over rows, of the mean over seeds."]
 
 
-def paired(values: list[dict[str, Any]], base: list[dict[str, Any]]) -> list[list[float]]:
-    """Differences of refined estimates row by row, seed by seed."""
-    return [
-        [a - b for a, b in zip(v["refined"]["estimate"], w["refined"]["estimate"], strict=True)]
-        for v, w in zip(values, base, strict=False)
-    ]
+def paired(runs: list[dict[str, Any]], base: list[dict[str, Any]]) -> list[list[float]]:
+    """Differences of refined estimates row by row, of the seeds that both have."""
+    known, other = (
+        {r["seed"]: r["likelihood"]["refined"]["estimate"] for r in x if "likelihood" in r} for x in (runs, base)
+    )
+    return [[a - b for a, b in zip(known[s], other[s], strict=True)] for s in known if s in other]
 
 
 def of_rows(seeds: list[list[float]]) -> str:
     """The mean over seeds and rows +- its standard error over rows."""
+    if not seeds:
+        return "-"
     means = [statistics.mean(values) for values in zip(*seeds, strict=True)]
     return f"{statistics.mean(means):.1f} ± {statistics.stdev(means) / len(means) ** 0.5:.1f}"
 

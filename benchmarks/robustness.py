@@ -84,6 +84,7 @@ def detection(run: Run, rows: Batch, m: str, k: int) -> dict[str, float]:
     """How well low conditional likelihoods tell rows in which the modality is another class's."""
     from sklearn.metrics import roc_auc_score
 
+    rows = rows[rows.mask[m] & rows.mask[str(run.splits.label)]]
     mixed = swapped(rows, m, 0.5, label=run.splits.label)
     wrong = (mixed.x[m] != rows.x[m]).flatten(1).any(1)
     rest = [n for n in run.splits.names if n != m]

@@ -36,6 +36,7 @@ from pyro_mm.recipe import Recipe
 SYSTEMS = ("classifier", "elbo", "mvae", "m2")
 NAMES = {"classifier": "supervised classifier", "elbo": "PoE, masked ELBO", "mvae": "MVAE", "m2": "M2"}
 LABEL_WEIGHT = 50.0
+PLAN = ("epochs", "classifier_steps", "width", "dim", "k")
 
 
 def main() -> int:
@@ -84,11 +85,14 @@ def run_all(arguments: argparse.Namespace) -> None:
             count = round(share * rows)
             for system in arguments.systems:
                 place = arguments.out / f"{system}-{count}-{seed}.json"
-                if not place.is_file():
+                plan = {n: getattr(arguments, n) for n in ("data", *PLAN)}
+                if place.is_file():
+                    if (there := json.loads(place.read_text())["plan"]) != plan:
+                        raise SystemExit(f"{place} was measured by another plan, {there}: choose another --out")
+                else:
                     start = time.perf_counter()
                     result = measured(system, splits, count, seed, arguments)
-                    facts = {"system": system, "labels": count, "rows": rows, "seed": seed, "data": arguments.data}
-                    plan = {n: getattr(arguments, n) for n in ("epochs", "classifier_steps", "width", "dim", "k")}
+                    facts = {"system": system, "labels": count, "rows": rows, "seed": seed}
                     write_json(place, {**facts, **result, "plan": plan, "seconds": time.perf_counter() - start})
                     print(f"{place.name}: {result}", flush=True)
 

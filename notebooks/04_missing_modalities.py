@@ -48,8 +48,8 @@ def table(*rows):
 
 # %% [markdown]
 # ## 1. Masks
-# A `Batch` has one tensor and one presence mask per modality.  Where the mask is False the tensor holds zeros, and no
-# program looks at them: a model's factor $p(x_m \mid z)$ is left out, a guide has one expert less, and one call gives
+# A `Batch` has one tensor and one presence mask per modality.  Where the mask is False the tensor holds a filler, and
+# no program looks at it: a model's factor $p(x_m \mid z)$ is left out, a guide has one expert less, and one call gives
 #
 # $$\log p(x_{S_n}), \qquad S_n = \text{what row } n \text{ has},$$
 #
@@ -70,9 +70,10 @@ for pattern in patterns.unique(dim=0):
 
 # %% [markdown]
 # ## 2. Training on incomplete rows
-# Real digits, with their labels.  Of the training rows 30 % lose the image, 60 % the label; no row loses both.  Three
-# runs of MVAE: on the complete rows before anything was lost (what one would like to have), on the rows that are still
-# complete (what is often done), and on all rows as they are.
+# Real digits, with their labels.  A training row loses its image with probability .3 and its label with .6; one that
+# would lose both keeps one of them, so that 21 % and 51 % are gone in the end.  Three runs of MVAE: on the complete
+# rows before anything was lost (what one would like to have), on the rows that are still complete (what is often
+# done), and on all rows as they are.
 
 # %%
 digits = data.digits()

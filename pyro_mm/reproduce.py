@@ -35,7 +35,7 @@ __all__ = ["PUBLISHED", "SYSTEMS", "TABLES", "Plan", "build", "paper_modalities"
 
 TABLES = ("mvae_table",)
 FORMAT = 1
-RESULT = "result.json"
+RESULT, PARTIAL = "result.json", "partial.json"
 QUANTITIES: dict[str, tuple[str, str | None]] = {
     "log p(image)": ("image", None),
     "log p(image, label)": ("both", None),
@@ -118,17 +118,19 @@ def reproduce(
 
     Raises:
         FileNotFoundError, ValueError: about the data, before anything is trained.
-        FileExistsError: a system's folder was made by another plan.
+        FileExistsError: the folder of a system, asked for or not, was made by another plan.
     """
     out = Path(out)
     asked = {"root": plan.root, "download": download, "validation": VALIDATION}
     splits = available()[plan.data](**{k: v for k, v in asked.items() if v})
-    for system in plan.systems:
-        _require_same_plan(out / system, plan)
+    for system in SYSTEMS:
+        _require_same_plan(out / system, plan)  # whatever lies there is in the table
     for system in plan.systems:
         if _result(out / system) is None:
             recipe = _trained(system, plan, splits, out / system, progress, tell)
-            write_json(out / system / RESULT, {**_plan_of(plan), **_measured(system, recipe, plan, splits.test, tell)})
+            _on_device(recipe, plan.device)
+            found = _measured(system, recipe, plan, splits.test, out / system, tell)
+            write_json(out / system / RESULT, {**_plan_of(plan), **found})
     found = reproduced(out)
     write_json(out / "table.json", found)
     (out / "table.md").write_text(_table(found, plan.data))
@@ -194,12 +196,25 @@ def _trained(
     return recipe
 
 
-def _measured(system: str, recipe: Recipe, plan: Plan, test: Batch, tell: Callable[[str], object]) -> dict[str, Any]:
+def _on_device(recipe: Recipe, device: str) -> None:
+    """A model that was read from its folder is on the CPU."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    for module in recipe.modules.values():
+        module.to(device)
+
+
+def _measured(
+    system: str, recipe: Recipe, plan: Plan, test: Batch, folder: Path, tell: Callable[[str], object]
+) -> dict[str, Any]:
+    """All quantities of a system; each is written down when it is known, and not estimated again."""
     rows = test if plan.rows is None else test[: plan.rows]
     rows = rows.to(next(p for m in recipe.modules.values() for p in m.parameters()).device)
-    pair, out = (recipe.model, recipe.guide), {}
+    pair, out = (recipe.model, recipe.guide), _found_so_far(folder)
     options: dict[str, Any] = {"refine": plan.refine, "seed": plan.seed}
     for name in SYSTEMS[system]:
+        if name in out:
+            continue
         tell(f"{name} of {system}")
         of, given = QUANTITIES[name]
         if given is not None:
@@ -207,7 +222,15 @@ def _measured(system: str, recipe: Recipe, plan: Plan, test: Batch, tell: Callab
         else:
             ev = log_marginal(*pair, rows if of == "both" else rows.only(of), plan.k, **options)
         out[name] = _summary(ev)
+        write_json(folder / PARTIAL, out)
     return {"found": out, "rows": len(rows), "versions": storage.versions()}
+
+
+def _found_so_far(folder: Path) -> dict[str, Any]:
+    try:
+        return read_json(folder / PARTIAL)
+    except (FileNotFoundError, BadFile):
+        return {}
 
 
 def _summary(ev: Evidence) -> dict[str, float | str]:

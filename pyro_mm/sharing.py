@@ -20,8 +20,8 @@ _found: ContextVar[dict[tuple[Any, ...], tuple[Any, ...]] | None] = ContextVar("
 def shared_networks() -> Iterator[None]:
     """Inside, a network is run once for the same tensor and mask, however many programs ask for it.
 
-    Its output, and so the noise of a drop-out layer, is then common to them: every term keeps its expectation.  What
-    the programs do with the output is theirs.
+    Its output, and so the noise of a drop-out layer, is then common to them: sums of terms keep their expectation, a
+    divergence between two programs of one noisy network does not.  What the programs do with the output is theirs.
     """
     if _found.get() is not None:
         yield

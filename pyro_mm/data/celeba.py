@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,17 +40,42 @@ VISIBLE = (
 class Faces(Dataset[Batch]):
     """Rows `image` in [0, 1] and `attributes` of 0 and 1; pictures stay on disk until they are fetched."""
 
-    def __init__(self, pictures: np.ndarray, attributes: Tensor, rows: np.ndarray) -> None:
-        self.pictures, self.attributes, self.rows = pictures, attributes, rows
+    def __init__(
+        self,
+        pictures: np.ndarray,
+        attributes: Tensor,
+        rows: np.ndarray,
+        names: Sequence[str] = ("image", "attributes"),
+    ) -> None:
+        self.pictures, self.attributes, self.rows, self.names = pictures, attributes, rows, tuple(names)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process opens the file itself: a mapped array would be copied whole."""
+        state = dict(vars(self))
+        if isinstance(self.pictures, np.memmap) and self.pictures.filename is not None:
+            state["pictures"] = str(self.pictures.filename)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if isinstance(state["pictures"], str):
+            self.pictures = np.load(state["pictures"], mmap_mode="r", allow_pickle=False)
+
+    def only(self, *names: str) -> Faces:
+        """The same rows with these modalities alone."""
+        return Faces(self.pictures, self.attributes, self.rows, [m for m in self.names if m in names])
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, rows: Rows) -> Batch:
         place = self.rows[np.arange(len(self))[[rows] if isinstance(rows, int) else rows]]
-        image = torch.from_numpy(np.ascontiguousarray(self.pictures[place]))
-        dtype = torch.get_default_dtype()
-        return Batch({"image": image.to(dtype).div_(255), "attributes": self.attributes[place].to(dtype)})
+        dtype, x = torch.get_default_dtype(), {}
+        if "image" in self.names:
+            x["image"] = torch.from_numpy(np.ascontiguousarray(self.pictures[place])).to(dtype).div_(255)
+        if "attributes" in self.names:
+            x["attributes"] = self.attributes[place].to(dtype)
+        return Batch(x)
 
     def __getitems__(self, rows: list[int]) -> Batch:
         """A whole minibatch at once (DataLoader looks for this name)."""
@@ -105,7 +131,7 @@ def _table(path: Path) -> tuple[list[str], dict[str, list[int]]]:
     names = lines[1].split() if len(lines) > 1 else []
     rows = {}
     for n, line in enumerate(lines[2:], 3):
-        file, *values = line.split()
+        file, *values = line.split() or [""]
         if len(values) != len(names) or set(values) - {"1", "-1"}:
             raise ValueError(f"{path}, line {n}: expected a file and {len(names)} values of 1 or -1")
         rows[file] = [int(v) for v in values]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -19,6 +19,7 @@ from pyro_mm.modality import Modality, names_of
 __all__ = ["Data", "Splits", "stratified"]
 
 Data: TypeAlias = Batch | Dataset[Batch]
+BLOCK = 8192  # rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,29 +95,29 @@ class Splits:
     def fingerprint(self) -> str:
         """12 hexadecimal digits of shapes, types, masks and present values: equal exactly when the data are."""
         digest = hashlib.sha256()
-        for split, batch in self._batches().items():
-            for m in self.names:
-                mask = batch.mask[m]
-                x = batch.x[m][mask]  # what is stored where data are missing is no data
-                digest.update(f"{split} {m} {tuple(x.shape)} {x.dtype}".encode())
-                digest.update(_bytes(mask))
-                digest.update(_bytes(x))
+        for split, data in (("train", self.train), ("validation", self.validation), ("test", self.test)):
+            for number, batch in enumerate(_blocks(data)):
+                for m in self.names:
+                    mask = batch.mask[m]
+                    x = batch.x[m][mask]  # what is stored where data are missing is no data
+                    where = f"{split} {m}" if not number else f"{split} {m} from row {number * BLOCK}"
+                    digest.update(f"{where} {tuple(x.shape)} {x.dtype}".encode())
+                    digest.update(_bytes(mask))
+                    digest.update(_bytes(x))
         return digest.hexdigest()[:12]
 
     def describe(self) -> str:
         """A table: rows per split, and per modality its shape, likelihood and share of rows present."""
-        batches = self._batches()
-        rows = [["modality", "shape", "likelihood", *(f"{s} ({len(b)})" for s, b in batches.items())]]
+        parts: dict[str, Data] = {"train": self.train, "validation": self.validation, "test": self.test}
+        rows = [["modality", "shape", "likelihood", *(f"{s} ({_size(b)})" for s, b in parts.items())]]
+        present = {s: _present(b, self.names) for s, b in parts.items()}
         for m in self.modalities:
-            shares = [f"{b.mask[m.name].float().mean().item():.1%}" for b in batches.values()]
+            shares = [f"{share[m.name]:.1%}" for share in present.values()]
             rows.append([m.name, str(m.shape), repr(m.likelihood), *shares])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         table = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         head = f"{self.name}: {self.note}" if self.note else self.name
         return "\n".join([head, *table, f"label: {self.label or 'none'}; fingerprint {self.fingerprint()}"])
-
-    def _batches(self) -> Mapping[str, Batch]:
-        return {"train": self.train_batch(), "validation": self.validation, "test": self.test}
 
 
 def stratified(labels: Tensor, shares: Sequence[float], seed: int = 0) -> list[Tensor]:
@@ -166,8 +167,26 @@ def _check_values(where: str, batch: Batch, modalities: Sequence[Modality]) -> N
             raise ValueError(f"{where}: {error}") from error
 
 
-def _size(data: Dataset[Batch]) -> int:
+def _size(data: Data) -> int:
     return len(data)  # type: ignore[arg-type]  # torch's Dataset leaves __len__ to its children
+
+
+def _blocks(data: Data) -> Iterator[Batch]:
+    """A Batch whole; a Dataset, which may be larger than memory, in blocks of rows, each drawn by its number."""
+    if isinstance(data, Batch):
+        yield data
+        return
+    for number, start in enumerate(range(0, _size(data), BLOCK)):
+        yield _fetched(data, range(start, min(start + BLOCK, _size(data))), number)
+
+
+def _present(data: Data, names: Sequence[str]) -> dict[str, float]:
+    """In what share of the rows every modality is there."""
+    counts = dict.fromkeys(names, 0)
+    for batch in _blocks(data):
+        for m in names:
+            counts[m] += int(batch.mask[m].sum())
+    return {m: count / _size(data) for m, count in counts.items()}
 
 
 def _fetched(data: Dataset[Batch], rows: Sequence[int], seed: int = 0) -> Batch:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import log
+from math import log, nan
 
 import numpy as np
 import torch
@@ -63,18 +63,18 @@ class Disentanglement:
 def disentanglement(codes: Tensor, factors: Mapping[str, Tensor], *, seed: int = 0) -> Disentanglement:
     """Score codes `(N, D)`, such as posterior means (`encode`), against factors of class labels `(N,)`.
 
-    Half of the rows, chosen within the classes of the first factor, train the forests and the classifiers; the other
-    half is held out.
+    Half of the rows, chosen within a factor's classes, train its forest and classifiers; the other half is held out.
+    With one factor `disentanglement` is NaN: there is nothing that coordinates could mix.
 
     Raises:
         ImportError: scikit-learn is missing.
-        ValueError: fewer than two coordinates or 20 rows, codes that are not finite, no factor, or a factor of other
-            length, of one class only, or with a class of fewer than two rows.
+        ValueError: fewer than two coordinates or 20 rows, codes that are not finite or all the same, no factor, or a
+            factor of other length, of one class only, or with a class of fewer than two rows.
     """
     x, y = _checked(codes, factors)
-    train, test = _halves(next(iter(y.values())), seed)
     importance, informative, sap, chance = [], {}, {}, {}
     for name, f in y.items():
+        train, test = _halves(f, seed)
         weights, informative[name] = _forest(x, f, train, test, seed)
         importance.append(weights)
         sap[name] = _separated(x, f, train, test)
@@ -92,6 +92,8 @@ def _checked(codes: Tensor, factors: Mapping[str, Tensor]) -> tuple[np.ndarray, 
         raise ValueError(f"codes must be (N, D) with N >= 20 and D >= 2, got shape {tuple(codes.shape)}")
     if not bool(torch.isfinite(codes).all()):
         raise ValueError("codes hold NaN or infinite values")
+    if bool((codes == codes[:1]).all()):
+        raise ValueError("the codes are the same in every row: nothing can be told from them")
     if not factors:
         raise ValueError("at least one factor is needed")
     out = {}
@@ -155,9 +157,9 @@ def _gap(values: np.ndarray) -> float:
 
 
 def _one_each(r: np.ndarray, axis: int) -> float:
-    """1 - the entropy along `axis` to the base of its length, weighted by the rest's share of R; 1 for one factor."""
+    """1 - the entropy along `axis` to the base of its length, weighted by the rest's share of R; NaN for one alone."""
     if r.shape[axis] == 1:
-        return 1.0
+        return nan
     total = r.sum(axis, keepdims=True)
     p = r / np.where(total > 0, total, 1)
     entropy = -(p * np.log(np.where(p > 0, p, 1))).sum(axis) / log(r.shape[axis])

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_mm.batch import Batch
 from pyro_mm.modality import Modality
 from pyro_mm.plots.cells import Cells, Line
 from pyro_mm.plots.grids import MOST, generated, subject
@@ -46,7 +47,8 @@ def interpolation(
 
     Raises:
         TypeError: `what` is neither form.
-        ValueError: no such site, row or modality, no pairs, or a wrong number of steps.
+        ValueError: no such site, row or modality, no pairs, a wrong number of steps, or a pair that differs in what the
+            model is conditioned on.
     """
     model, guide, modalities, rows = subject(what, "interpolation", None)
     if not 2 <= steps <= MOST or not between:
@@ -59,9 +61,18 @@ def interpolation(
     share = torch.linspace(0, 1, steps, dtype=lines[0][0].centre.dtype, device=lines[0][0].centre.device)
     values = [_line(a, b, held, share) for a, b in lines]
     fixed = placing({name: torch.cat([v[name] for v in values]) for name in values[0]})
-    grid = single(model, seen, between[0][0])[[0] * (len(between) * steps)]
+    grid = seen[[first for first, _ in between for _ in range(steps)]]
+    _require_same_conditions(model, seen, between)
     made = generated(model, fixed, modalities, grid, means=tuple(free), seed=seed)
     return _drawn(between, [m for m in modalities if m.name in made], made, steps, show, path)
+
+
+def _require_same_conditions(model: Any, rows: Batch, between: Sequence[tuple[int, int]]) -> None:
+    """What a model is conditioned on cannot go half way."""
+    for m in getattr(model, "conditioned_on", ()):
+        for first, second in between:
+            if not torch.equal(rows.x[m][first], rows.x[m][second]):
+                raise ValueError(f"rows {first} and {second} differ in '{m}', which the model is conditioned on")
 
 
 def _line(a: Start, b: Start, held: Collection[str], share: Tensor) -> dict[str, Tensor]:

@@ -47,12 +47,14 @@ def m2(
             rows over labelled rows learns the classes in tens of epochs.
 
     Raises:
-        ValueError: there is no such label, it is not `Categorical`, or there is nothing beside it.
+        ValueError: there is no such label, it is not `Categorical`, there is nothing beside it, or it has a weight.
     """
     found = next((m for m in modalities if m.name == label), None)
     others = [m for m in modalities if m.name != label]
     if found is None or not isinstance(found.likelihood, Categorical) or not others:
         raise ValueError(f"m2 needs a Categorical modality '{label}' and at least one other; got {list(modalities)}")
+    if label in (weights or {}):
+        raise ValueError(f"m2: a weight of '{label}' would do nothing, since the class is known where it is: use alpha")
     classes = found.likelihood.classes
     model = Classed({m.name: m.decoder(dim + classes) for m in others}, dim, classes, label)
     guide = ClassExperts(others, dim, classes, label, width)

@@ -29,7 +29,8 @@ def mvae_cross(
     """p(z) prod_m p(x_m|z) with q(z|x_S) = p(z) prod_{m in S} q_m(z|x_m): from every S, everything.
 
     Maximises sum_S [E_{q(z|x_S)} sum_m log p(x_m|z) - beta KL(q(z|x_S) || p(z))] over non-empty subsets S of what the
-    guide can see.  With beta 1 every term is a bound on log p(X), unlike MVAE's, which bound log p(x_S).
+    guide can see.  With beta 1 every term is a bound on log p(X), unlike MVAE's, which bound log p(x_S).  In a row that
+    lacks something several S show the same, whose term then counts as often.
 
     Args:
         unseen: modalities that are decoded only, since no encoder sees them; by default `label`, if there is one, as

@@ -1,5 +1,7 @@
 """CelebA's layout in miniature: official parts, chosen attributes, pictures made small once, damage named."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -115,3 +117,19 @@ def test_a_variant_trains_on_it(root):
     assert history["loss"][-1] < history["loss"][0]
     batches = list(DataLoader(s.train, 7, collate_fn=Batch.collate))
     assert sum(map(len, batches)) == len(s.train)
+
+
+def test_rows_go_to_other_processes_without_their_pictures(root):
+    base, _ = root
+    faces = celeba(base, size=16).train
+    again = pickle.loads(pickle.dumps(faces))
+    assert torch.equal(again[range(3)].x["image"], faces[range(3)].x["image"])
+    assert len(pickle.dumps(faces)) < len(faces.pictures) * 3 * 16 * 16 // 2
+
+
+def test_modalities_can_be_left_out(root):
+    base, _ = root
+    s = celeba(base, size=16)
+    alone = s.only("attributes")
+    assert alone.train[range(2)].names == alone.test.names == ("attributes",)
+    assert torch.equal(alone.train[range(2)].x["attributes"], s.train[range(2)].x["attributes"])
