@@ -17,6 +17,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyro_mm.batch import Batch
+from pyro_mm.swapping import tensors_replaced
 
 __all__ = [
     "Program",
@@ -189,7 +190,8 @@ class Frozen(Verb):
                 "wrong without a word; make the program an nn.Module"
             )
         fixed = {n: p.detach() for n, p in self.program.named_parameters()}
-        return torch.func.functional_call(self.program, fixed, (batch,))
+        with tensors_replaced(self.program, fixed):
+            return self.program(batch)
 
 
 def frozen(program: Program) -> Frozen:

@@ -13,10 +13,11 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot, softplus
+from torch.nn.functional import softplus
 
 from pyro_mm import distributions
 from pyro_mm.distributions import TokenSequence
+from pyro_mm.tracing import one_hot
 
 __all__ = [
     "Bernoulli",
@@ -203,7 +204,7 @@ class Categorical(Likelihood):
         return (*shape, self.classes)
 
     def features(self, x: Tensor) -> Tensor:
-        return one_hot(x.long(), self.classes).to(torch.get_default_dtype())
+        return one_hot(x, self.classes).to(torch.get_default_dtype())
 
 
 @dataclass(frozen=True)
@@ -286,5 +287,5 @@ class Tokens(Likelihood):
         return (*shape, self.vocabulary)
 
     def features(self, x: Tensor) -> Tensor:
-        hot: Any = one_hot(x.long(), self.vocabulary).to(torch.get_default_dtype())
+        hot: Any = one_hot(x, self.vocabulary).to(torch.get_default_dtype())
         return hot * (x != self.pad).unsqueeze(-1)

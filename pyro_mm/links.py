@@ -71,16 +71,15 @@ class OptimalLink(Link):
         rows = seen.expand(error.shape).to(error)
         # With no row at all there is nothing to fit: the clamps keep the number finite.
         square = ((error * rows).sum() / rows.sum().clamp(min=1)).clamp(min=1e-8)
-        if bool(seen.any()):
-            self._keep(square.detach())
+        self._keep(square.detach(), seen.any())
         return dist.Normal(p.base_dist.loc, square.sqrt(), validate_args=False).to_event(1)
 
     @torch.no_grad()
-    def _keep(self, square: Tensor) -> None:
+    def _keep(self, square: Tensor, seen: Tensor) -> None:
         old = (2 * self.log_scale).exp()
         new = torch.where(self.started, old + self.momentum * (square - old), square)
-        self.log_scale.copy_(0.5 * new.log())
-        self.started.fill_(True)
+        self.log_scale.copy_(torch.where(seen, 0.5 * new.log(), self.log_scale))
+        self.started.logical_or_(seen)
 
 
 def links(

@@ -15,6 +15,7 @@ from pyro_mm.distributions import Mixture
 from pyro_mm.guides.joint_encoder import Concatenation
 from pyro_mm.modality import Modality, positive
 from pyro_mm.models.joint import presence
+from pyro_mm.tracing import one_hot
 
 __all__ = ["ClassExperts", "Classifier", "Enumerated"]
 
@@ -57,7 +58,7 @@ class ClassExperts(nn.Module):
         log_q = self.classifier(h).log_softmax(-1)
         known = presence(batch, self.label).unsqueeze(-1)
         if self.label in batch.x:
-            is_label = torch.nn.functional.one_hot(batch.x[self.label].long(), self.classes) > 0
+            is_label = one_hot(batch.x[self.label], self.classes) > 0
             log_q = torch.where(known, torch.where(is_label, 0.0, -torch.inf).to(log_q.dtype), log_q)
         every = torch.eye(self.classes, dtype=h.dtype, device=h.device)
         some = batch.present(self.features.names)[..., None, None]
@@ -94,7 +95,7 @@ class Enumerated(nn.Module):
         with pyro.plate("data", len(batch), dim=-1):
             # Impossible classes keep a finite logarithm: 0 times it is 0, and -inf is no number to differentiate.
             c = pyro.sample("c", dist.Categorical(logits=log_q.clamp(min=-1e3)), infer={"enumerate": "parallel"})
-            chosen = torch.nn.functional.one_hot(c, self.guide.classes).unsqueeze(-1).to(loc.dtype)
+            chosen = one_hot(c, self.guide.classes).unsqueeze(-1).to(loc.dtype)
             q = dist.Normal((chosen * loc).sum(-2), (chosen * scale).sum(-2), validate_args=False)
             pyro.sample("z", q.to_event(1))
 

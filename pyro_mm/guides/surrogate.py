@@ -13,6 +13,7 @@ from torch import nn
 from pyro_mm.batch import Batch
 from pyro_mm.guides.experts import Experts
 from pyro_mm.guides.fusion import product_of_posteriors
+from pyro_mm.tracing import is_traced
 
 __all__ = ["Surrogate"]
 
@@ -45,7 +46,7 @@ class Surrogate(nn.Module):
         if batch.hidden.intersection(self.names):
             return self.unimodal.posterior(batch)
         full = torch.stack(torch.broadcast_tensors(*(batch.mask[m] for m in self.names))).all(0)
-        if bool(full.all()):
+        if not is_traced() and bool(full.all()):  # a graph must serve any batch
             return self.joint.posterior(batch)
         a, b = self.joint.posterior(batch).base_dist, self.unimodal.posterior(batch).base_dist
         pick = full.unsqueeze(-1)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pyro_mm.batch import Batch
 from pyro_mm.models.joint import observe, presence
 from pyro_mm.models.priors import as_prior
+from pyro_mm.tracing import one_hot
 
 __all__ = ["Classed"]
 
@@ -56,7 +57,7 @@ class Classed(nn.Module):
         with pyro.plate("data", len(batch), dim=-1):
             z = pyro.sample("z", self.prior())
             c = pyro.sample("c", dist.Categorical(logits=self.uniform), infer={"enumerate": "parallel"})
-            chosen = torch.nn.functional.one_hot(c, self.classes)
+            chosen = one_hot(c, self.classes)
             with pyro.poutine.mask(mask=presence(batch, self.label)):
                 certain = torch.where(chosen > 0, 0.0, -torch.inf).to(z.dtype)
                 pyro.sample(self.label, dist.Categorical(logits=certain, validate_args=False), obs=self._label(batch))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pyro_mm.batch import Batch
 from pyro_mm.objectives.algebra import Objective
 from pyro_mm.objectives.schedules import Schedule
+from pyro_mm.training.capture import CannotCapture, Captured, can_compile, capture, wanted
 from pyro_mm.training.errors import NonFiniteLoss, culprits, refuse_global_parameters, reports
 from pyro_mm.training.meters import Best, Means
 from pyro_mm.training.noise import aside
@@ -44,6 +46,10 @@ class Leg:
         self.advance = progress_of(stage.objective)
         self.epoch = self.batch = 0
         self.stopped = False
+        self.captured: Captured | None = None
+        self.capturing = plain and wanted(options.compile, stage.epochs * length if length else None)
+        if options.compile is True and not plain:
+            warnings.warn("only training on one device at full precision is compiled; this is eager", stacklevel=2)
         self.best, self.means = Best(), Means()
 
     @property
@@ -72,11 +78,7 @@ class Leg:
         """
         batch = self._placed(batch)
         self.advance(self.progress)
-        loss = self.module(batch)
-        refuse_global_parameters(f"after the forward pass of step {number}")
-        for p in self.parameters:
-            p.grad = None
-        self.fabric.backward(loss)
+        loss = self._loss_and_gradients(batch, number)
         # One transfer tells of loss and gradients: a NaN under a mask leaves the loss finite and poisons the gradient.
         grads = [p.grad for p in self.parameters if p.grad is not None and not p.grad.is_sparse]
         norms = loss.new_zeros(()) if self.scaled or not grads else torch.stack(torch._foreach_norm(grads)).norm()
@@ -92,6 +94,28 @@ class Leg:
         self.batch += 1
         self.means.add(len(batch), {"loss": value, "gradient_norm": norm, **reports(self.stage.objective)})
         return value
+
+    def _loss_and_gradients(self, batch: Batch, number: int) -> Tensor:
+        """The loss, and every moving parameter's `grad`."""
+        if self.capturing:
+            self._capture(batch)
+        if self.captured is not None and self.captured.fits(batch):
+            return self.captured(batch)
+        loss: Tensor = self.module(batch)
+        refuse_global_parameters(f"after the forward pass of step {number}")
+        for p in self.parameters:
+            p.grad = None
+        self.fabric.backward(loss)
+        return loss
+
+    def _capture(self, batch: Batch) -> None:
+        """A graph of the step, if there can be one."""
+        self.capturing = False
+        try:
+            self.captured = capture(self.stage.objective, batch, compiled=can_compile(batch.device))
+        except CannotCapture as refusal:
+            if self.options.compile is True:
+                warnings.warn(f"{self.stage.name} is trained eagerly, not compiled: {refusal}", stacklevel=2)
 
     @torch.no_grad()
     def validate(self, source: Source, number: int) -> dict[str, float]:

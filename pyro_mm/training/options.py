@@ -33,6 +33,7 @@ class Options:
     seed: int | None = 0
     callbacks: Sequence[Any] = ()
     progress: bool = True
+    compile: bool | str = False
 
     def __post_init__(self) -> None:
         if isinstance(self.optimiser, Optimizer) or not (self.optimiser is None or callable(self.optimiser)):
@@ -44,6 +45,8 @@ class Options:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.compile not in (True, False, "auto"):
+            raise ValueError(f"compile must be True, False or 'auto', got {self.compile!r}")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm must be positive, got {self.clip_norm}")
 

@@ -259,3 +259,24 @@ def test_abstract_terms_say_so():
     with pytest.raises(NotImplementedError, match="Term has no loss"):
         Term()(BATCH)
     assert Term().latex() == r"\mathrm{term}"
+
+
+def test_a_frozen_program_whose_parts_have_two_names_comes_back_as_it_was() -> None:
+    """torch's functional_call would leave constants in the place of the parameters."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = self.other = nn.Linear(1, 1)
+            self.tied = nn.Linear(1, 1)
+            self.tied.weight = self.one.weight
+
+        def forward(self, batch: Batch) -> Tensor:
+            return self.other(batch.x["a"][:, :1]) + self.tied(batch.x["a"][:, :1])
+
+    program, batch = Twice(), Batch({"a": torch.ones(2, 1)})
+    before = dict(program.named_parameters())
+    assert not frozen(program)(batch).requires_grad
+    assert all(p is before[n] for n, p in program.named_parameters())
+    program(batch).sum().backward()
+    assert all(p.grad is not None for p in before.values())

@@ -1,0 +1,25 @@
+"""Is this run being recorded as a graph?  Then no Python may look at values."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+__all__ = ["is_traced", "one_hot"]
+
+
+def is_traced() -> bool:
+    """True under `make_fx`: shortcuts that depend on data are not taken."""
+    return get_proxy_mode() is not None
+
+
+def one_hot(x: Tensor, classes: int) -> Tensor:
+    """0 and 1 along a new last dimension; torch's own looks at the values to check them, which a graph cannot.
+
+    Raises:
+        RuntimeError: a class out of range; in a graph whatever indexes by the class raises.
+    """
+    if not is_traced():
+        return torch.nn.functional.one_hot(x.long(), classes)
+    return (x.long().unsqueeze(-1) == torch.arange(classes, device=x.device)).long()

@@ -1,0 +1,230 @@
+"""A step's loss and gradients as one plain graph: no Pyro, no Python, and a compiler may have it.
+
+The objective is run once under a tracer.  Whatever tensors it computes become a graph of parameters, buffers (schedules
+are buffers) and data; random numbers become nodes that draw anew at every call, from torch's own stream.  Python is not
+in the graph: what depends on it would be frozen.  So a capture is refused, with the reason, where Python
+
+* looks at values (`if x.sum() > 0`, `.item()`), as random subsets do,
+* draws random numbers or keeps state of its own: two captures must agree, and modules must come back as they were,
+* keeps parameters in Pyro's global store.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor, nn
+
+from pyro_mm.batch import Batch
+from pyro_mm.objectives.algebra import Objective, Term
+from pyro_mm.swapping import tensors_replaced
+from pyro_mm.training.errors import refuse_global_parameters
+from pyro_mm.training.noise import aside
+
+__all__ = ["CannotCapture", "Captured", "can_compile", "capture", "wanted"]
+
+Signature = tuple[Any, ...]
+WORTHWHILE = 20_000  # steps: at 512 units 4 ms are saved at each, at 64 units 1 ms
+
+
+class CannotCapture(RuntimeError):
+    """The objective cannot be a graph; the message says why."""
+
+
+class Captured:
+    """batch -> loss, with `p.grad` set for every parameter that moves and every term's report filled.
+
+    Batches of another signature than the one that was captured are not for it: `fits(batch)`.
+    """
+
+    def __init__(self, objective: nn.Module, batch: Batch, graph: Any, layout: _Layout) -> None:
+        self.objective, self.graph, self.layout = objective, graph, layout
+        self.signature = signature(batch)
+
+    def fits(self, batch: Batch) -> bool:
+        """Has the batch the shapes, dtypes and device of the captured one?"""
+        return signature(batch) == self.signature
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Tensor:
+        layout = self.layout
+        loss, grads, parts = self.graph(*layout.inputs(batch))
+        for p, place in zip(layout.moving, layout.places, strict=True):
+            p.grad = None if place is None else grads[place]
+        for (term, name), value in zip(layout.reported, parts, strict=True):
+            term.report[name] = value
+        out: Tensor = loss
+        return out
+
+
+class _Layout:
+    """What goes into the graph and what comes out of it, in order."""
+
+    def __init__(self, objective: nn.Module) -> None:
+        self.parameters = dict(objective.named_parameters())
+        self.buffers = dict(objective.named_buffers())
+        self.moving = [p for p in self.parameters.values() if p.requires_grad]
+        self.moves = [n for n, p in self.parameters.items() if p.requires_grad]
+        self.places: list[int | None] = []  # of every moving parameter's gradient among those that come out
+        self.reported: list[tuple[Term, str]] = []
+
+    def inputs(self, batch: Batch) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+        """Parameters, buffers, values and masks."""
+        values, masks = list(batch.x.values()), list(batch.mask.values())
+        return [p.detach() for p in self.parameters.values()], list(self.buffers.values()), values, masks
+
+
+def signature(batch: Batch) -> Signature:
+    """What must be the same for a graph to be the right one."""
+    values = tuple((m, v.shape, v.dtype, batch.mask[m].shape) for m, v in batch.x.items())
+    return values, batch.device, batch.hidden, tuple(sorted(batch.views.items()))
+
+
+def can_compile(device: torch.device) -> bool:
+    """Is there what torch's compiler needs: a C++ compiler on a CPU, Triton on a GPU?"""
+    if device.type == "cuda":
+        return importlib.util.find_spec("triton") is not None
+    return device.type == "cpu" and any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+
+
+def wanted(asked: bool | str, steps: int | None) -> bool:
+    """Is a graph worth its half minute?  For "auto": many steps ahead, and a compiler on the CPU."""
+    if asked == "auto":
+        return steps is not None and steps >= WORTHWHILE and can_compile(torch.device("cpu"))
+    return bool(asked)
+
+
+def capture(objective: nn.Module, batch: Batch, *, compiled: bool = True) -> Captured:
+    """The step on batches like this one, as a graph that torch compiles, or that runs as it is.
+
+    The noise is eager's, number by number, so that both steps give the same but for rounding.  Parameters, buffers,
+    random streams and reports are left as they were.
+
+    Raises:
+        CannotCapture: naming what would have been frozen.
+    """
+    layout = _Layout(objective)
+    with aside(batch.device), torch.no_grad(), _reports_kept(objective):
+        copies = {n: t.detach().clone() for n, t in [*layout.parameters.items(), *layout.buffers.items()]}
+        with tensors_replaced(objective, copies):
+            objective(batch)  # what a program keeps from its first call on
+    was = _state(objective)
+    first, second = (_traced(objective, batch, layout, seed) for seed in (1, 2))
+    if (changed := _state(objective)) != was:
+        names = sorted(n for n in {*was, *changed} if was.get(n) != changed.get(n))
+        raise CannotCapture(f"it keeps state in Python ({', '.join(names[:3])}), which a graph would not change")
+    if not _same(first, second):
+        raise CannotCapture("two runs gave different graphs: something in it is random, or counts, in Python")
+    refuse_global_parameters("after the objective was captured")
+    graph: Any = first
+    if compiled:
+        graph = torch.compile(first, fullgraph=True, dynamic=False, options={"fallback_random": True})
+    return Captured(objective, batch, graph, layout)
+
+
+def _traced(objective: nn.Module, batch: Batch, layout: _Layout, seed: int) -> torch.fx.GraphModule:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    names = list(batch.x)
+
+    def step(
+        parameters: list[Tensor], buffers: list[Tensor], values: list[Tensor], masks: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        view = Batch._view(dict(zip(names, values, strict=True)), dict(zip(names, masks, strict=True)), batch.hidden)
+        view.views = batch.views
+        given = {n: p.requires_grad_(n in layout.moves) for n, p in zip(layout.parameters, parameters, strict=True)}
+        held = given | dict(zip(layout.buffers, buffers, strict=True))
+        with torch.enable_grad(), tensors_replaced(objective, held):
+            loss = objective(view)
+            grads = torch.autograd.grad(loss, [given[n] for n in layout.moves], allow_unused=True)
+        found = [g for g in grads if g is not None]
+        order = iter(range(len(found)))
+        layout.places = [None if g is None else next(order) for g in grads]
+        layout.reported = [(term, name) for term in _terms(objective) for name in term.report]
+        return loss.detach(), found, [term.report[name].detach() for term, name in layout.reported]
+
+    copies = layout.inputs(batch)
+    given = [[t.clone() for t in group] for group in copies[:2]]
+    try:
+        with aside(batch.device, seed), pyro.validation_enabled(False), _seeded(seed), _reports_kept(objective):
+            return make_fx(step)(*given, *copies[2:])
+    except Exception as error:  # the tracer's own, of many types; none of them is a bug of the objective
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        text = "it looks at values in Python (`.item()`, `bool(tensor)`)" if _looks(error) else reason[0][:200]
+        raise CannotCapture(text) from error
+
+
+def _looks(error: Exception) -> bool:
+    text = str(error)
+    return "data-dependent" in text or "get value out of a tracing tensor" in text or "_local_scalar_dense" in text
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Python's and NumPy's streams at a place of the seed's (`aside` puts them back)."""
+    random.seed(seed)
+    np.random.seed(seed)
+    yield
+
+
+@contextmanager
+def _reports_kept(objective: nn.Module) -> Iterator[None]:
+    """Terms report what training saw, not what was tried."""
+    kept = [(term, dict(term.report)) for term in _terms(objective)]
+    try:
+        yield
+    finally:
+        for term, report in kept:
+            term.report = report
+
+
+def _terms(objective: nn.Module) -> Sequence[Term]:
+    return list(objective) if isinstance(objective, Objective) else [objective] if isinstance(objective, Term) else []
+
+
+def _same(a: torch.fx.GraphModule, b: torch.fx.GraphModule) -> bool:
+    """Do two graphs do the same, on the same constants?"""
+    if a.code != b.code:
+        return False
+    one, other = dict(_constants(a)), dict(_constants(b))
+    return one.keys() == other.keys() and all(
+        t.shape == other[n].shape and t.dtype == other[n].dtype and bool(torch.equal(t, other[n]))
+        for n, t in one.items()
+    )
+
+
+def _constants(graph: torch.fx.GraphModule) -> Iterator[tuple[str, Tensor]]:
+    for name, value in vars(graph).items():
+        if isinstance(value, Tensor):
+            yield name, value
+    yield from graph.named_buffers()
+    yield from graph.named_parameters()
+
+
+OURS = ("report", "checked")
+
+
+def _state(objective: nn.Module) -> dict[str, Any]:
+    """Numbers, texts, and the identity of everything else that modules hold in Python."""
+    out: dict[str, Any] = {}
+    for name, module in objective.named_modules():
+        for key, value in vars(module).items():
+            if key in OURS or key.startswith("_"):
+                continue
+            out[f"{name}.{key}" if name else key] = _content(value)
+    return out
+
+
+def _content(value: Any) -> Any:
+    """Plain values as they are, collections with their lengths, other objects by what they are."""
+    if isinstance(value, int | float | str | bool | tuple | frozenset | type(None)):
+        return value
+    return (id(value), len(value)) if isinstance(value, list | dict | set) else id(value)
