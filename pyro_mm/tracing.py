@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 __all__ = ["is_traced", "one_hot"]
 
 
 def is_traced() -> bool:
     """True under `make_fx`: shortcuts that depend on data are not taken."""
-    return get_proxy_mode() is not None
+    # Whoever traces has imported the tracer, which takes longer than all of this package.
+    tracer = sys.modules.get("torch.fx.experimental.proxy_tensor")
+    return tracer is not None and tracer.get_proxy_mode() is not None
 
 
 def one_hot(x: Tensor, classes: int) -> Tensor:
