@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.flop_counter import FlopCounterMode
 
 from pyro_mm.batch import Batch
 from pyro_mm.data import Splits
@@ -197,6 +196,8 @@ def _fit(net: nn.Module, loss: Loss, train: Rows, held: Rows, how: Training, wor
 
 def _affordable(loss: Loss, train: Rows, how: Training, work: float) -> int:
     """How many epochs so many operations buy, forwards and backwards."""
+    from torch.utils.flop_counter import FlopCounterMode  # here, because it imports Triton
+
     x, y = (t[: how.batch_size] for t in train)
     with FlopCounterMode(display=False) as counter:
         loss(x, y).backward()  # type: ignore[no-untyped-call]
