@@ -89,7 +89,7 @@ def test_a_loaded_variant_trains_on_as_the_original(tmp_path, name):
     """Objective, schedules and shared modules are rebuilt too: one step of both gives the same parameters."""
     make = getattr(variants, name)
     takes = inspect.signature(make).parameters
-    options = {"beta": Warmup(4.0, 0.1), "weights": {"label": Schedule(2.0)}}
+    options = {"beta": Warmup(4.0, 0.1), "weights": {"image": Schedule(2.0)}}
     recipe = shuffled(make(modalities(), 3, **{k: v for k, v in options.items() if k in takes}))
     save(recipe, tmp_path)
     again = load(tmp_path)

@@ -49,5 +49,5 @@ def _short(authors: str) -> str:
 
 
 def _line(name: str, text: str) -> str:
-    room = WIDTH - 22
-    return f"  {name:<20}" + (text if len(text) <= room else text[: room - 4].rsplit(" ", 1)[0] + " ...")
+    room = WIDTH - 24
+    return f"  {name:<22}" + (text if len(text) <= room else text[: room - 4].rsplit(" ", 1)[0] + " ...")

@@ -23,6 +23,14 @@ start here:
 """
 
 
+class _Wide(argparse.RawDescriptionHelpFormatter):
+    """Room for the longest command's name beside its help."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)
+        self._action_max_length = 13  # argparse forgets that the names of commands are indented
+
+
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
@@ -47,7 +55,7 @@ def make_parser() -> Parser:
         train,
     )
 
-    parser = Parser("pyro-mm", description=INTRO, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("pyro-mm", description=INTRO, formatter_class=_Wide)
     parser.add_argument("--version", action="version", version=f"pyro_mm {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
     for module in (demo, listing, describe, train, evaluate, certify, diagnose, compare, generate, plot, reproduce):
