@@ -95,9 +95,10 @@ def test_import_is_lazy():
 
 
 def test_import_is_fast():
-    """Under 0.5 s beyond pyro's own import: the median of 5 fresh interpreters.
+    """Under 0.3 of pyro's own import: the median of 5 fresh interpreters.
 
-    Seconds of this process's CPU, which other work on the machine does not lengthen.
+    A ratio, and of this process's CPU seconds: shared machines are up to twice as slow at times.
     """
-    code = "import time, pyro; t = time.process_time(); import pyro_mm; print(time.process_time() - t)"
-    assert statistics.median(float(run(code)) for _ in range(5)) < 0.5
+    clock = "time.process_time()"
+    code = f"import time; a = {clock}; import pyro; b = {clock}; import pyro_mm; print(({clock} - b) / (b - a))"
+    assert statistics.median(float(run(code)) for _ in range(5)) < 0.3
