@@ -5,9 +5,8 @@
 
 `published` is the system of the source paper: MFCC centroids, its networks, 512 latents, a label that is decoded only,
 cross-reconstruction from all 7 subsets.  `ours` hears log-mel spectrograms, and the label is a modality like the others
-(15 subsets).  Each is a run as `pyro-mm train` makes it; an interrupted one goes on where it stood.  Writes a file
-measured.json
-and figures into the runs' folders, and OUT/table.json and OUT/table.md.
+(15 subsets).  Each is a run as `pyro-mm train` makes it; an interrupted one goes on where it stood.  Writes figures and
+measured.json into the runs' folders, and OUT/table.json and OUT/table.md.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import require_same_plan, trained_run
 
 from pyro_mm import log_marginal, plots
 from pyro_mm.batch import Batch
@@ -31,7 +31,8 @@ from pyro_mm.evaluation.disentanglement import disentanglement
 from pyro_mm.files import write_json
 from pyro_mm.handlers import in_subsets
 from pyro_mm.objectives import elbo
-from pyro_mm.runs import Run, Settings, open_run, train_run
+from pyro_mm.runs import Run, Settings
+from pyro_mm.tables import markdown
 
 SEEN = ("farsi", "kannada", "sound")
 SUBSETS = [s for r in (3, 2, 1) for s in combinations(SEEN, r)]
@@ -52,7 +53,8 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "options": {"unseen": []},
     },
 }
-MEASURED, FRESH = "measured.json", 500  # rows at once
+MEASURED = "measured.json"
+BLOCK = 500  # rows at once
 
 
 def main() -> int:
@@ -93,31 +95,17 @@ def one(system: str, a: argparse.Namespace) -> None:
     folder = a.out / f"{system}-{a.seed}"
     plan = {n: getattr(a, n) for n in ("epochs", "warmup", "seed", "test_rows", "rows", "k")}
     if (folder / MEASURED).is_file():
-        if (there := json.loads((folder / MEASURED).read_text())["plan"]) != plan:
-            raise SystemExit(f"{folder} was measured by another plan, {there}: choose another --out")
+        require_same_plan(folder / MEASURED, plan)
         return
-    if not trained(folder):
-        asked = {**SYSTEMS[system], "root": a.root, "epochs": a.epochs, "seed": a.seed}
-        if a.warmup is not None and "beta_warmup" in asked:
-            asked["beta_warmup"] = a.warmup
-        there = (folder / "checkpoint.pt").is_file()
-        settings = Settings(**asked)
-        if train_run(settings, folder, resume=there, progress=sys.stderr.isatty(), device=a.device).interrupted:
-            raise KeyboardInterrupt
-    run = open_run(folder, a.root)
-    for module in run.recipe.modules.values():
-        module.to(a.device)
+    asked = {**SYSTEMS[system], "root": a.root, "epochs": a.epochs, "seed": a.seed}
+    if a.warmup is not None and "beta_warmup" in asked:
+        asked["beta_warmup"] = a.warmup
+    run = trained_run(Settings(**asked), folder, a.device, progress=sys.stderr.isatty())
     pictures(run)
     start = time.perf_counter()
     result = measured(run, a)
     facts = {"epochs": run.record["epochs"], "plan": plan}
     write_json(folder / MEASURED, {**facts, **result, "seconds": time.perf_counter() - start})
-
-
-def trained(folder: Path) -> bool:
-    """To the end, not only until it was interrupted."""
-    record = folder / "run.json"
-    return record.is_file() and json.loads(record.read_text())["status"] == "trained" and (folder / "model").is_dir()
 
 
 def measured(run: Run, a: argparse.Namespace) -> dict[str, Any]:
@@ -164,8 +152,8 @@ def over_blocks(model: Any, guide: Any, test: Batch, s: tuple[str, ...]) -> dict
 
 def blocks(rows: Batch) -> Iterator[Batch]:
     """Some rows at a time."""
-    for i in range(0, len(rows), FRESH):
-        yield rows[i : i + FRESH]
+    for i in range(0, len(rows), BLOCK):
+        yield rows[i : i + BLOCK]
 
 
 def shuffled(rows: Batch, count: int) -> Batch:
@@ -208,27 +196,22 @@ def table(found: dict[str, Any]) -> str:
             f"`{system}`, {r['epochs']} epochs, {r['test_rows']:,} test rows ({r['rows']} for the last four):",
             "",
         ]
-        lines += row(head) + row(["---"] * len(head))
+        rows = [head]
         for e in r["subsets"]:
             values = [e["elbo"], e["-log p(farsi | z)"], e["-log p(kannada | z)"]]
             accuracies = [f"{100 * e['accuracy']:.1f}", f"{100 * e['bayes_accuracy']:.1f}"]
             likelihood = [f"{e['log_p']:.1f}", f"{e['se']:.1f}", f"{e['median_ess']:.0f}"]
-            lines += row(
-                [", ".join(e["given"]), *(f"{v:.1f}" for v in values), f"{e[sounds]:.3f}", *accuracies, *likelihood]
-            )
+            bounds = [f"{v:.1f}" for v in values]
+            rows.append([", ".join(e["given"]), *bounds, f"{e[sounds]:.3f}", *accuracies, *likelihood])
         c = r["codes"]
         lines += [
+            *markdown(rows),
             "",
             f"Posterior means given all three, class as factor: completeness {c['completeness']:.2f}, informativeness "
             f"{c['informativeness']:.3f}, MIG {c['mig']:.3f}, SAP {c['sap']:.3f}.",
             "",
         ]
     return "\n".join(lines)
-
-
-def row(cells: list[str]) -> list[str]:
-    """One line of a table."""
-    return ["| " + " | ".join(cells) + " |"]
 
 
 if __name__ == "__main__":

@@ -20,6 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from common import data_set, over_seeds, trained_run
+
+from pyro_mm.tables import markdown
+
 # The same data, epochs, rows per step and optimiser for all.  Hierarchies have the paper's sizes; the flat systems as
 # many dimensions as a picture's own latent has there; shared and private latents half of these each.
 SYSTEMS: dict[str, dict[str, Any]] = {
@@ -104,7 +108,7 @@ def one(arguments: argparse.Namespace, system: str, seed: int) -> int:
     from pyro_mm.cli.common import device_of
     from pyro_mm.files import write_json
     from pyro_mm.metrics import evaluate_metrics
-    from pyro_mm.runs import METRICS, Settings, open_run, train_run
+    from pyro_mm.runs import METRICS, Settings
 
     folder, device = arguments.out / f"{system}-{seed}", device_of(arguments.device)
     if system == JUDGES:
@@ -119,15 +123,8 @@ def one(arguments: argparse.Namespace, system: str, seed: int) -> int:
         "batch_size": 64,
         "seed": seed,
     }
-    if not trained(folder):
-        there = (folder / "checkpoint.pt").is_file()
-        settings = Settings(system, **common, **SYSTEMS[system])
-        if train_run(settings, folder, resume=there, progress=False, device=device).interrupted:
-            raise KeyboardInterrupt
-        print(f"trained {system} {seed}", flush=True)
-    run = open_run(folder, arguments.root)
-    for module in run.recipe.modules.values():
-        module.to(device)
+    run = trained_run(Settings(system, **common, **SYSTEMS[system]), folder, device)
+    print(f"trained {system} {seed}", flush=True)
     if not (folder / METRICS).is_file():
         wait_for_judges(arguments.out)
         evaluate_metrics(run, judges=judges(arguments, device), seed=0)
@@ -136,12 +133,6 @@ def one(arguments: argparse.Namespace, system: str, seed: int) -> int:
         write_json(folder / LIKELIHOOD, likelihoods(run, arguments))
         print("likelihoods", flush=True)
     return 0
-
-
-def trained(folder: Path) -> bool:
-    """To the end, not only until it was interrupted."""
-    record = folder / "run.json"
-    return record.is_file() and json.loads(record.read_text())["status"] == "trained" and (folder / "model").is_dir()
 
 
 def wait_for_judges(out: Path) -> None:
@@ -154,10 +145,9 @@ def wait_for_judges(out: Path) -> None:
 
 def judges(arguments: argparse.Namespace, device: str) -> Any:
     """Classifiers and autoencoders of the data, trained once for all runs."""
-    from pyro_mm.data import available
     from pyro_mm.judges import train_judges
 
-    splits = available()[arguments.data](**({"root": arguments.root} if arguments.root else {}))
+    splits = data_set(arguments.data, arguments.root)
     return train_judges(splits, arguments.judge_epochs, folder=arguments.out / JUDGES, device=device)
 
 
@@ -207,48 +197,35 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
     judges = ", ".join(f"{m} {100 * j['accuracy']:.1f} %" for m, j in first["metrics"]["judges"].items())
     lines = [f"Judges' own accuracy on the test rows: {judges}.", ""]
     targets = list(dict.fromkeys(e["target"] for e in first["metrics"]["cross_accuracy"]))
-    sizes = [1, 2, 3]
-    head = ["accuracy (%) of", *(f"{t}, {n}" for t in targets for n in sizes), "joint coherence"]
-    lines += row(head) + row(["---"] * len(head))
-    for system, runs in found.items():
-        cells = [over_seeds([100 * of_size(r, t, n) for r in runs], 1) for t in targets for n in sizes]
-        joint = over_seeds([100 * r["metrics"]["joint_coherence"]["value"] for r in runs], 1)
-        lines += row([system, *cells, joint])
-    lines += ["", *sets(found, targets), ""]
+    rows = [["accuracy (%) of", *found]]
+    for target in targets:
+        for size in (1, 2, 3):
+            cells = [over_seeds([100 * of_size(r, target, size) for r in runs]) for runs in found.values()]
+            rows.append([f"{target}, {size} given", *cells])
+    joint = [over_seeds([100 * r["metrics"]["joint_coherence"]["value"] for r in runs]) for runs in found.values()]
+    lines += [*markdown([*rows, ["joint coherence", *joint]]), "", *sets(found), ""]
     ranks = list(first["metrics"]["rank"])
-    head = ["Frechet distance", *(f"{m}, {how}" for m in ranks for how in ("one", "all", "none"))]
-    lines += row(head) + row(["---"] * len(head))
-    for system, runs in found.items():
-        cells = [
-            over_seeds([r["metrics"]["rank"][m][how] for r in runs], 1)
-            for m in ranks
-            for how in ("mean", "every", "prior")
-        ]
-        lines += row([system, *cells])
-    halves = [f"{first['metrics']['rank'][m]['baseline']:.1f}" for m in ranks]
-    lines += [
-        "",
-        "Between two halves of the real rows: "
-        + ", ".join(f"{m} {v}" for m, v in zip(ranks, halves, strict=True))
-        + ".",
-        "",
-    ]
-    return "\n".join([*lines, *likelihood_table(found)]) + "\n"
+    rows = [["Frechet distance", *found]]
+    for m in ranks:
+        for how, given in (("mean", "one"), ("every", "all"), ("prior", "nothing")):
+            cells = [over_seeds([r["metrics"]["rank"][m][how] for r in runs]) for runs in found.values()]
+            rows.append([f"{m}, {given} given", *cells])
+    halves = ", ".join(f"{m} {first['metrics']['rank'][m]['baseline']:.1f}" for m in ranks)
+    lines += [*markdown(rows), "", f"Between two halves of the real rows: {halves}.", "", *likelihood_table(found)]
+    return "\n".join(lines) + "\n"
 
 
-def sets(found: dict[str, list[dict[str, Any]]], targets: list[str]) -> list[str]:
+def sets(found: dict[str, list[dict[str, Any]]]) -> list[str]:
     """Accuracy by every conditioning set, means over seeds."""
-    systems = list(found)
-    lines = row(["target", "given", *systems]) + row(["---"] * (2 + len(systems)))
+    rows = [["target", "given", *found]]
     for i, entry in enumerate(next(iter(found.values()))[0]["metrics"]["cross_accuracy"]):
         values = [
-            statistics.mean(100 * r["metrics"]["cross_accuracy"][i]["accuracy"] for r in found[s]) for s in systems
+            statistics.mean(100 * r["metrics"]["cross_accuracy"][i]["accuracy"] for r in runs)
+            for runs in found.values()
         ]
-        best = max(values)
-        lines += row(
-            [entry["target"], ", ".join(entry["given"]), *(f"**{v:.1f}**" if v == best else f"{v:.1f}" for v in values)]
-        )
-    return lines
+        cells = [f"**{v:.1f}**" if v == max(values) else f"{v:.1f}" for v in values]
+        rows.append([entry["target"], ", ".join(entry["given"]), *cells])
+    return markdown(rows)
 
 
 def likelihood_table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
@@ -260,7 +237,7 @@ def likelihood_table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
     base = next(iter(having))
     head = ["log p(X), nats", "refined", f"refined, minus {base}", "guide alone", "ESS", "k-hat > 0.7 (%)"]
     head += ["annealed minus refined, same rows"]
-    lines = row(head) + row(["---"] * len(head))
+    table = [head]
     for system, values in having.items():
         refined, guide = ([v[how] for v in values] for how in ("refined", "guide"))
         gain = [
@@ -268,7 +245,7 @@ def likelihood_table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
             for v in values
             if "annealed" in v
         ]
-        lines += row(
+        table.append(
             [
                 system,
                 of_rows([v["estimate"] for v in refined]),
@@ -280,7 +257,7 @@ def likelihood_table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
             ]
         )
     rows, k = len(next(iter(having.values()))[0]["refined"]["estimate"]), next(iter(having.values()))[0]["k"]
-    return [*lines, "", f"{rows} test rows, K = {k:,}; +-: standard error over rows, of the mean over seeds."]
+    return [*markdown(table), "", f"{rows} test rows, K = {k:,}; +-: standard error over rows, of the mean over seeds."]
 
 
 def paired(runs: list[dict[str, Any]], base: list[dict[str, Any]]) -> list[list[float]]:
@@ -304,17 +281,6 @@ def of_size(run: dict[str, Any], target: str, size: int) -> float:
     return statistics.mean(
         e["accuracy"] for e in run["metrics"]["cross_accuracy"] if e["target"] == target and len(e["given"]) == size
     )
-
-
-def over_seeds(values: list[float], digits: int) -> str:
-    """Mean, and standard deviation over seeds."""
-    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{spread}"
-
-
-def row(cells: list[str]) -> list[str]:
-    """One line of a table."""
-    return ["| " + " | ".join(cells) + " |"]
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import panels
 
 from pyro_mm import log_conditional, log_marginal
 from pyro_mm.batch import Batch
@@ -108,19 +109,13 @@ def table(found: list[dict[str, Any]], m: str) -> str:
 
 def plot(found: list[dict[str, Any]], path: Path) -> None:
     """Accuracy and log-likelihood against the level, a curve for each kind."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
     titles = {"bayes": "accuracy of the label (Bayes)", "log_p": "log p of the spoilt modality, nats"}
-    for ax, (name, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
-        for kind in LEVELS:
-            curve = [e for e in found if e["kind"] == kind]
-            ax.plot([e["level"] for e in curve], [e[name] for e in curve], "o-", markersize=4, label=kind)
-        ax.set_xlabel("level: standard deviation, or share")
-        ax.set_title(title, fontsize=10)
-        ax.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize=8)
-    figure.savefig(path, dpi=150)
+    by_kind = {kind: [e for e in found if e["kind"] == kind] for kind in LEVELS}
+    curves = {
+        title: {kind: ([e["level"] for e in es], [e[name] for e in es]) for kind, es in by_kind.items()}
+        for name, title in titles.items()
+    }
+    panels(curves, "level: standard deviation, or share", path)
 
 
 if __name__ == "__main__":

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import data_set, over_seeds, panels, require_same_plan
 
 from pyro_mm import fit, log_marginal, variants
 from pyro_mm.batch import Batch
-from pyro_mm.data import Splits, available
+from pyro_mm.data import Splits
 from pyro_mm.data.binarise import Binarised
 from pyro_mm.data.missing import few_labels
 from pyro_mm.evaluation.classify import classify, classify_plug_in
@@ -32,11 +33,12 @@ from pyro_mm.files import write_json
 from pyro_mm.networks import MLP, Embedding
 from pyro_mm.objectives import elbo
 from pyro_mm.recipe import Recipe
+from pyro_mm.tables import markdown
 
 SYSTEMS = ("classifier", "elbo", "mvae", "m2")
 NAMES = {"classifier": "supervised classifier", "elbo": "PoE, masked ELBO", "mvae": "MVAE", "m2": "M2"}
 LABEL_WEIGHT = 50.0
-PLAN = ("epochs", "classifier_steps", "width", "dim", "k")
+PLAN = ("epochs", "classifier_steps", "alpha", "width", "dim", "rows", "k")
 
 
 def main() -> int:
@@ -50,6 +52,9 @@ def main() -> int:
     p.add_argument("--seeds", type=int, nargs="+", default=[0])
     p.add_argument("--epochs", type=int, default=20)
     p.add_argument("--classifier-steps", type=int, default=3000)
+    p.add_argument(
+        "--alpha", type=float, default=10.0, help="M2's classifier against all rows' bounds (its paper: 0.1)"
+    )
     p.add_argument("--width", type=int, default=256, help="of both hidden layers of every network")
     p.add_argument("--dim", type=int, default=32)
     p.add_argument("--rows", type=int, default=500, help="test rows for Bayes accuracy and log-likelihood")
@@ -76,9 +81,7 @@ def main() -> int:
 
 def run_all(arguments: argparse.Namespace) -> None:
     """What is not measured yet, the fewest labels first."""
-    splits = networks(
-        available()[arguments.data](**({"root": arguments.root} if arguments.root else {})), arguments.width
-    )
+    splits = networks(data_set(arguments.data, arguments.root), arguments.width)
     rows = len(splits.train)
     for seed in arguments.seeds:
         for share in sorted(arguments.shares):
@@ -87,8 +90,7 @@ def run_all(arguments: argparse.Namespace) -> None:
                 place = arguments.out / f"{system}-{count}-{seed}.json"
                 plan = {n: getattr(arguments, n) for n in ("data", *PLAN)}
                 if place.is_file():
-                    if (there := json.loads(place.read_text())["plan"]) != plan:
-                        raise SystemExit(f"{place} was measured by another plan, {there}: choose another --out")
+                    require_same_plan(place, plan)
                 else:
                     start = time.perf_counter()
                     result = measured(system, splits, count, seed, arguments)
@@ -142,9 +144,7 @@ def build(system: str, splits: Splits, share: float, seed: int, a: argparse.Name
     """Model, guide and objective."""
     torch.manual_seed(seed)
     if system in ("m2", "classifier"):
-        # The classifier's term weighs ten times as much as all rows' bounds together.  The paper's 0.1 leaves it too
-        # weak for short training: with 1 % of MNIST's labels 10 epochs ended at 76 % on all test rows.
-        recipe = variants.m2(splits.modalities, a.dim, alpha=10.0 / share, width=a.width)
+        recipe = variants.m2(splits.modalities, a.dim, alpha=a.alpha / share, width=a.width)
         return recipe if system == "m2" else Recipe("classifier", recipe.model, recipe.guide, recipe.objective.terms[1])
     weights = {"label": LABEL_WEIGHT}
     recipe = variants.mvae(splits.modalities, a.dim, weights=weights)
@@ -176,50 +176,29 @@ def table(found: list[dict[str, Any]]) -> str:
     """Markdown: means over seeds."""
     counts, total = sorted({r["labels"] for r in found}), found[0]["rows"]
     systems = [s for s in SYSTEMS if any(r["system"] == s for r in found)]
-    head = ["labels", *(NAMES[s] for s in systems)]
-    lines = []
+    lines: list[str] = []
     kinds = {"accuracy": ("accuracy (%), all test rows", 100), "bayes_accuracy": ("accuracy (%), Bayes", 100)}
     for name, (title, factor) in {**kinds, "log_p": ("log p(image, label), nats", 1)}.items():
         values = grouped(found, name)
-        lines += row([title, *head[1:]]) + row(["---"] * len(head))
+        rows = [[title, *(NAMES[s] for s in systems)]]
         for c in counts:
-            cells = [mean(values.get(s, {}).get(c, []), factor) for s in systems]
-            lines += row([f"{c:,} ({100 * c / total:.1f} %)", *cells])
-        lines.append("")
+            cells = [over_seeds([factor * v for v in values.get(s, {}).get(c, [])]) for s in systems]
+            rows.append([f"{c:,} ({100 * c / total:.1f} %)", *cells])
+        lines += [*markdown(rows), ""]
     return "\n".join(lines)
-
-
-def mean(values: list[float], factor: int) -> str:
-    """Mean, and standard deviation over seeds if there are several."""
-    if not values:
-        return "-"
-    spread = f" ± {factor * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{factor * statistics.mean(values):.1f}{spread}"
-
-
-def row(cells: list[str]) -> list[str]:
-    """One line of a table."""
-    return ["| " + " | ".join(cells) + " |"]
 
 
 def plot(found: list[dict[str, Any]], path: Path) -> None:
     """Accuracy and log-likelihood against the number of labels."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
     titles = {"accuracy": "accuracy of label given image", "log_p": "log p(image, label), nats"}
-    for ax, (name, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
-        for i, system in enumerate(SYSTEMS):
-            curve = grouped(found, name).get(system, {})
-            if curve:
-                ys = [statistics.mean(v) for v in curve.values()]
-                ax.plot(list(curve), ys, "o-", label=NAMES[system], color=f"C{i}", markersize=4)
-        ax.set_xscale("log")
-        ax.set_xlabel("labelled training rows")
-        ax.set_title(title, fontsize=10)
-        ax.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize=8)
-    figure.savefig(path, dpi=150)
+    curves = {
+        title: {
+            NAMES[system]: (list(values), [statistics.mean(v) for v in values.values()])
+            for system, values in grouped(found, name).items()
+        }
+        for name, title in titles.items()
+    }
+    panels(curves, "labelled training rows", path, log=True)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from torch import nn
 import pyro_mm as mm
 from pyro_mm import data, plots, variants
 from pyro_mm import evaluation as ev
+from pyro_mm.tables import aligned
 
 torch.set_num_threads(1)
 plt.ion()  # every figure appears under its cell
@@ -45,10 +46,7 @@ N, K = (50, 200) if SMOKE else (200, 1000)  # rows, and draws of each
 
 def table(*rows):
     """Print rows in columns: words to the left, numbers to the right."""
-    cells = [[x if isinstance(x, str) else f"{x:.3f}" for x in r] for r in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for r in cells:
-        print("  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))))
+    print(*aligned([[x if isinstance(x, str) else f"{x:.3f}" for x in r] for r in rows]), sep="\n")
 
 
 # %% [markdown]

@@ -29,6 +29,7 @@ import torch
 import pyro_mm as mm
 from pyro_mm import data, evaluation, plots, variants
 from pyro_mm.guides import Classifier
+from pyro_mm.tables import aligned
 from pyro_mm.variants.m2 import nothing
 
 torch.set_num_threads(1)
@@ -40,10 +41,7 @@ EPOCHS, K, ROWS = (2, 100, 30) if SMOKE else (60, 500, 200)
 
 def table(*rows):
     """Print rows in columns: words to the left, numbers to the right."""
-    cells = [[x if isinstance(x, str) else f"{x:.3f}" for x in r] for r in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for r in cells:
-        print("  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))))
+    print(*aligned([[x if isinstance(x, str) else f"{x:.3f}" for x in r] for r in rows]), sep="\n")
 
 
 # %% [markdown]

@@ -279,6 +279,12 @@ def _nest(program: Any) -> Iterator[Any]:
         program = getattr(program, "program", None)
 
 
+def innermost(program: Any) -> Any:
+    """The program inside a nest of verbs."""
+    *_, inner = _nest(program)
+    return inner
+
+
 def masked(program: Program, mask: Tensor | None) -> Program:
     """The program with rows outside `mask` `(N,)` scored nowhere."""
     return program if mask is None else poutine.mask(program, mask=mask)

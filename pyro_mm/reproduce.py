@@ -28,7 +28,7 @@ from pyro_mm.modality import Modality
 from pyro_mm.networks import MLP, Embedding
 from pyro_mm.objectives import Warmup
 from pyro_mm.recipe import Recipe
-from pyro_mm.tables import aligned
+from pyro_mm.tables import aligned, markdown
 from pyro_mm.training import fit
 
 __all__ = ["PUBLISHED", "SYSTEMS", "TABLES", "Plan", "build", "paper_modalities", "reproduce", "reproduced", "table"]
@@ -90,7 +90,7 @@ class Plan:
     refine: bool = True
     label_weight: float = LABEL_WEIGHT
     alpha: float = ALPHA
-    device: str = "auto"
+    device: str = "cpu"
     systems: tuple[str, ...] = field(default=tuple(SYSTEMS))
 
     def __post_init__(self) -> None:
@@ -128,7 +128,8 @@ def reproduce(
     for system in plan.systems:
         if _result(out / system) is None:
             recipe = _trained(system, plan, splits, out / system, progress, tell)
-            _on_device(recipe, plan.device)
+            for module in recipe.modules.values():
+                module.to(plan.device)  # a model that was read from its folder is on the CPU
             found = _measured(system, recipe, plan, splits.test, out / system, tell)
             write_json(out / system / RESULT, {**_plan_of(plan), **found})
     found = reproduced(out)
@@ -196,14 +197,6 @@ def _trained(
     return recipe
 
 
-def _on_device(recipe: Recipe, device: str) -> None:
-    """A model that was read from its folder is on the CPU."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    for module in recipe.modules.values():
-        module.to(device)
-
-
 def _measured(
     system: str, recipe: Recipe, plan: Plan, test: Batch, folder: Path, tell: Callable[[str], object]
 ) -> dict[str, Any]:
@@ -269,10 +262,8 @@ def _rows(found: Mapping[str, Any], data: str) -> list[list[str]]:
 
 def _table(found: Mapping[str, Any], data: str) -> str:
     """Markdown."""
-    head, *rows = _rows(found, data)
-    lines = [head, ["---"] * len(head), *rows]
     plans = {json.dumps({k: r["plan"][k] for k in ("epochs", "k", "rows", "seed")}) for r in found.values()}
-    return "\n".join("| " + " | ".join(r) + " |" for r in lines) + "\n\n" + "; ".join(sorted(plans)) + "\n"
+    return "\n".join([*markdown(_rows(found, data)), "", *sorted(plans)]) + "\n"
 
 
 def _plan_of(plan: Plan) -> dict[str, Any]:

@@ -40,12 +40,15 @@ def once(net: nn.Module, x: Tensor, mask: Tensor | None, compute: Callable[[], T
     Networks with random weights of their own (`PyroModule`) have sample sites, and are run each time.
     """
     found = _found.get()
-    if found is None or any(isinstance(part, PyroModule) for part in net.modules()):
+    if found is None:
         return compute()
     parameter = next(net.parameters(), None)
     key = (id(net), id(x), id(mask), id(parameter), net.training, torch.is_grad_enabled())
-    if key not in found:
+    if key in found:
+        out: Tensor = found[key][0]
+        return out
+    out = compute()
+    if not any(isinstance(part, PyroModule) for part in net.modules()):
         # The objects are kept as well: an id is only theirs while they live.
-        found[key] = compute(), net, x, mask, parameter
-    out: Tensor = found[key][0]
+        found[key] = out, net, x, mask, parameter
     return out

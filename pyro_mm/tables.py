@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["aligned"]
+__all__ = ["aligned", "markdown"]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -14,3 +14,9 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
         "  ".join([r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:], strict=True))]).rstrip()
         for r in rows
     ]
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table, the first row its head."""
+    head, *rest = ["| " + " | ".join(r) + " |" for r in rows]
+    return [head, "|" + " --- |" * len(rows[0]), *rest]

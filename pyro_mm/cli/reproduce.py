@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pyro_mm.cli.common import add_device, progress_line, set_threads
+from pyro_mm.cli.common import add_device, device_of, progress_line, set_threads
 from pyro_mm.cli.errors import choose
 from pyro_mm.cli.parser import Parser, command, count, from_zero
 
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         k=arguments.k,
         rows=arguments.rows,
         refine=not arguments.no_refine,
-        device=arguments.device,
+        device=device_of(arguments.device),
         systems=tuple(systems),
     )
     out = arguments.out or Path("runs") / f"{name}-{data}".replace("_", "-")

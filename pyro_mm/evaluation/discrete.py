@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_mm.batch import Batch
-from pyro_mm.evaluation.components import row_wise
+from pyro_mm.evaluation.components import log_density
 from pyro_mm.handlers import Impute, Program, particles
 from pyro_mm.weights import Sites, depth_of, replay
 
@@ -38,9 +37,7 @@ def log_posterior(sites: Sites, depth: int) -> Tensor:
 
     Every factor counts that depends on c, p(z | c) among them; the others cancel.
     """
-    total: Any = 0.0
-    for site in sites.values():
-        total = total + row_wise(site, depth)
+    total = log_density(sites, depth)
     out: Tensor = total - total.logsumexp(tuple(range(total.dim() - 2)), keepdim=True)
     return out
 

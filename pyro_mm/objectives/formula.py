@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from pyro_mm.handlers import Given, InSubsets
+from pyro_mm.handlers import Given, InSubsets, innermost
 
 __all__ = ["q_of", "targets_of", "tex"]
 
@@ -17,10 +17,7 @@ def targets_of(model: Any) -> str:
 
 def q_of(guide: Any) -> str:
     """A guide as `q(z | image, label)`; a program without names is `q(z | x)`."""
-    inner = guide
-    while hasattr(inner, "program"):
-        inner = inner.program
-    kind = getattr(inner, "symbol", "q")
+    kind = getattr(innermost(guide), "symbol", "q")
     if isinstance(guide, InSubsets):
         return f"{kind}(z | x_S)"
     shown = guide.shown if isinstance(guide, Given) else getattr(guide, "names", ())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pyro_mm.handlers import Program
+from pyro_mm.handlers import Program, innermost
 from pyro_mm.objectives.schedules import Schedule
 
 __all__ = ["Weights", "known_weights"]
@@ -18,9 +18,7 @@ def known_weights(weights: Weights | None, model: Program) -> dict[str, float | 
     Raises:
         ValueError: a name is none of the model's, such as a misspelt one, whose weight nothing would see.
     """
-    inner = model
-    while hasattr(inner, "program"):
-        inner = inner.program
+    inner = innermost(model)
     names = tuple(getattr(inner, "names", ()))
     if names and (unknown := sorted(set(weights or {}) - set(names))):
         raise ValueError(f"weights for {unknown}, but {type(inner).__name__} generates {', '.join(names)}")

@@ -12,27 +12,25 @@ in the graph: what depends on it would be frozen.  So a capture is refused, with
 from __future__ import annotations
 
 import importlib.util
-import random
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import pyro
 import torch
 from torch import Tensor, nn
 
 from pyro_mm.batch import Batch
-from pyro_mm.objectives.algebra import Objective, Term
-from pyro_mm.swapping import tensors_replaced
-from pyro_mm.training.errors import refuse_global_parameters
+from pyro_mm.objectives.algebra import Term
+from pyro_mm.swapping import tensors_of, tensors_replaced
+from pyro_mm.training.errors import keyed_terms, refuse_global_parameters
 from pyro_mm.training.noise import aside
 
 __all__ = ["CannotCapture", "Captured", "can_compile", "capture", "wanted"]
 
 Signature = tuple[Any, ...]
-WORTHWHILE = 20_000  # steps: at 512 units 4 ms are saved at each, at 64 units 1 ms
+WORTHWHILE = 20_000  # steps, over which a millisecond saved at each pays for the compiling
 
 
 class CannotCapture(RuntimeError):
@@ -95,10 +93,10 @@ def can_compile(device: torch.device) -> bool:
     return device.type == "cpu" and any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
-def wanted(asked: bool | str, steps: int | None) -> bool:
-    """Is a graph worth its half minute?  For "auto": many steps ahead, and a compiler on the CPU."""
+def wanted(asked: bool | str, steps: int | None, device: torch.device) -> bool:
+    """Is a graph worth its compiling?  For "auto": many steps ahead, and a compiler for the device."""
     if asked == "auto":
-        return steps is not None and steps >= WORTHWHILE and can_compile(torch.device("cpu"))
+        return steps is not None and steps >= WORTHWHILE and can_compile(device)
     return bool(asked)
 
 
@@ -113,7 +111,7 @@ def capture(objective: nn.Module, batch: Batch, *, compiled: bool = True) -> Cap
     """
     layout = _Layout(objective)
     with aside(batch.device), torch.no_grad(), _reports_kept(objective):
-        copies = {n: t.detach().clone() for n, t in [*layout.parameters.items(), *layout.buffers.items()]}
+        copies = {n: t.detach().clone() for n, t in tensors_of(objective).items()}
         with tensors_replaced(objective, copies):
             objective(batch)  # what a program keeps from its first call on
     was = _state(objective)
@@ -148,13 +146,13 @@ def _traced(objective: nn.Module, batch: Batch, layout: _Layout, seed: int) -> t
         found = [g for g in grads if g is not None]
         order = iter(range(len(found)))
         layout.places = [None if g is None else next(order) for g in grads]
-        layout.reported = [(term, name) for term in _terms(objective) for name in term.report]
+        layout.reported = [(term, name) for _, term in keyed_terms(objective) for name in term.report]
         return loss.detach(), found, [term.report[name].detach() for term, name in layout.reported]
 
     copies = layout.inputs(batch)
     given = [[t.clone() for t in group] for group in copies[:2]]
     try:
-        with aside(batch.device, seed), pyro.validation_enabled(False), _seeded(seed), _reports_kept(objective):
+        with aside(batch.device, seed), pyro.validation_enabled(False), _reports_kept(objective):
             return make_fx(step)(*given, *copies[2:])
     except Exception as error:  # the tracer's own, of many types; none of them is a bug of the objective
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -168,26 +166,14 @@ def _looks(error: Exception) -> bool:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Python's and NumPy's streams at a place of the seed's (`aside` puts them back)."""
-    random.seed(seed)
-    np.random.seed(seed)
-    yield
-
-
-@contextmanager
 def _reports_kept(objective: nn.Module) -> Iterator[None]:
     """Terms report what training saw, not what was tried."""
-    kept = [(term, dict(term.report)) for term in _terms(objective)]
+    kept = [(term, dict(term.report)) for _, term in keyed_terms(objective)]
     try:
         yield
     finally:
         for term, report in kept:
             term.report = report
-
-
-def _terms(objective: nn.Module) -> Sequence[Term]:
-    return list(objective) if isinstance(objective, Objective) else [objective] if isinstance(objective, Term) else []
 
 
 def _same(a: torch.fx.GraphModule, b: torch.fx.GraphModule) -> bool:
@@ -209,7 +195,8 @@ def _constants(graph: torch.fx.GraphModule) -> Iterator[tuple[str, Tensor]]:
     yield from graph.named_parameters()
 
 
-OURS = ("report", "checked")
+# What torch and this package keep in modules themselves; `_flat_weights` of recurrent layers follows their parameters.
+OURS = {*vars(nn.Module()), "report", "checked", "_flat_weights", "_flat_weight_refs"}
 
 
 def _state(objective: nn.Module) -> dict[str, Any]:
@@ -217,9 +204,8 @@ def _state(objective: nn.Module) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name, module in objective.named_modules():
         for key, value in vars(module).items():
-            if key in OURS or key.startswith("_"):
-                continue
-            out[f"{name}.{key}" if name else key] = _content(value)
+            if key not in OURS:
+                out[f"{name}.{key}" if name else key] = _content(value)
     return out
 
 

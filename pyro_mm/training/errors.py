@@ -14,7 +14,7 @@ from pyro_mm.batch import Batch
 from pyro_mm.objectives.algebra import Objective, Term
 from pyro_mm.weights import run_pair
 
-__all__ = ["NonFiniteLoss", "culprits", "refuse_global_parameters", "reports", "require_modalities"]
+__all__ = ["NonFiniteLoss", "culprits", "keyed_terms", "refuse_global_parameters", "reports", "require_modalities"]
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -33,13 +33,15 @@ class NonFiniteLoss(ArithmeticError):
 
 def reports(objective: nn.Module) -> dict[str, Tensor]:
     """The last call's terms as detached tensors: what `Objective.report` fetches, without fetching it."""
-    if isinstance(objective, Objective):
-        pairs = list(zip(objective.keys(), objective, strict=True))
-    elif isinstance(objective, Term):
-        pairs = [(objective.label, objective)]
-    else:
-        return {}
+    pairs = keyed_terms(objective)
     return {f"{key}/{name}" if name else key: v for key, term in pairs for name, v in term.report.items()}
+
+
+def keyed_terms(objective: nn.Module) -> list[tuple[str, Term]]:
+    """The terms by their short names; of a loss that is no objective of ours, none."""
+    if isinstance(objective, Objective):
+        return list(zip(objective.keys(), objective, strict=True))
+    return [(objective.label, objective)] if isinstance(objective, Term) else []
 
 
 def culprits(objective: nn.Module, batch: Batch, gradients: Mapping[str, Tensor | None]) -> list[str]:
@@ -62,9 +64,7 @@ def culprits(objective: nn.Module, batch: Batch, gradients: Mapping[str, Tensor 
 
 def _sites(objective: nn.Module, key: str, batch: Batch) -> str:
     """Which sites of a term that reports only its total are not finite, by running its programs once more."""
-    terms: dict[str, Any] = {}
-    if isinstance(objective, Objective):
-        terms = dict(zip(objective.keys(), objective, strict=True))
+    terms: dict[str, Any] = dict(keyed_terms(objective))
     try:
         with torch.no_grad():
             pair = run_pair(terms[key].model, terms[key].guide, batch)

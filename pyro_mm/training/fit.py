@@ -78,7 +78,7 @@ def fit(
         jsonl, tensorboard: also write `log.jsonl`, or TensorBoard events, into the folder.
         fabric: a Lightning Fabric of your own, in place of the next four.
         compile: train by a compiled graph of the objective's loss and gradients (`training.capture`): less time per
-            step, most for small networks, after half a minute of compiling; the same numbers but for rounding.  What
+            step, most for small networks, after up to a minute of compiling; the same numbers but for rounding.  What
             cannot be a graph is trained eagerly, and a warning says why.  "auto": where a compiler is present and at
             least 20,000 steps are ahead.
         accelerator, devices, precision, strategy: as Fabric's.  Parameters stay on that device afterwards.

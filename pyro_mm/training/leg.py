@@ -47,7 +47,7 @@ class Leg:
         self.epoch = self.batch = 0
         self.stopped = False
         self.captured: Captured | None = None
-        self.capturing = plain and wanted(options.compile, stage.epochs * length if length else None)
+        self.capturing = plain and wanted(options.compile, stage.epochs * length if length else None, fabric.device)
         if options.compile is True and not plain:
             warnings.warn("only training on one device at full precision is compiled; this is eager", stacklevel=2)
         self.best, self.means = Best(), Means()

@@ -17,7 +17,7 @@ from pyro_mm.modality import Modality
 from pyro_mm.networks import MLP, Embedding
 from pyro_mm.objectives import Warmup
 from pyro_mm.training import fit
-from pyro_mm.training.capture import CannotCapture, capture, wanted
+from pyro_mm.training.capture import CannotCapture, can_compile, capture, wanted
 from tests.variants.test_contract import make, mixed
 
 GRAPHS = ("vae", "jmvae_kl", "mvae", "mmvae_dreg", "mopoe", "nexus")
@@ -105,6 +105,8 @@ class Loss(nn.Module):
             out = out * random.random()
         if self.what == "count":
             self.calls += 1
+        if self.what == "hidden count":
+            self._calls = getattr(self, "_calls", 0) + 1
         if self.what == "item":
             out = out * out.item()
         if self.what == "global":
@@ -119,6 +121,7 @@ class Loss(nn.Module):
         ("item", "looks at values in Python"),
         ("random", "random, or counts, in Python"),
         ("count", r"keeps state in Python \(calls\)"),
+        ("hidden count", r"keeps state in Python \(_calls\)"),
     ],
 )
 def test_what_would_be_frozen_is_refused(what: str, reason: str) -> None:
@@ -149,7 +152,10 @@ def test_another_shape_is_not_the_graphs() -> None:
 
 
 def test_auto_is_for_long_runs() -> None:
-    assert not wanted("auto", 100) and not wanted("auto", None) and not wanted(False, 10**9) and wanted(True, 1)
+    here = torch.device("cpu")
+    assert not wanted("auto", 100, here) and not wanted("auto", None, here)
+    assert not wanted(False, 10**9, here) and wanted(True, 1, here)
+    assert wanted("auto", 10**9, here) == can_compile(here)
 
 
 def test_an_unknown_wish_is_refused() -> None:

@@ -1,0 +1,73 @@
+"""What the benchmarks share: runs that are trained once, plans that must agree, tables and panels."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["data_set", "over_seeds", "panels", "require_same_plan", "trained_run"]
+
+Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+
+
+def data_set(name: str, root: str | None) -> Any:
+    """A data set by name, from a folder if one is given."""
+    from pyro_mm.data import available
+
+    return available()[name](**({"root": root} if root else {}))
+
+
+def trained_run(settings: Any, folder: Path, device: str, *, progress: bool = False) -> Any:
+    """The run of these settings, trained to its end if it is not, with its model on the device.
+
+    Raises:
+        KeyboardInterrupt: the training was interrupted; the next call goes on with it.
+    """
+    from pyro_mm.runs import open_run, train_run
+
+    if not _is_trained(folder):
+        there = (folder / "checkpoint.pt").is_file()
+        if train_run(settings, folder, resume=there, progress=progress, device=device).interrupted:
+            raise KeyboardInterrupt
+    run = open_run(folder, settings.root)
+    for module in run.recipe.modules.values():
+        module.to(device)
+    return run
+
+
+def _is_trained(folder: Path) -> bool:
+    """To the end: an interrupted run has a model as well."""
+    record = folder / "run.json"
+    return record.is_file() and json.loads(record.read_text())["status"] == "trained" and (folder / "model").is_dir()
+
+
+def require_same_plan(path: Path, plan: Mapping[str, Any]) -> None:
+    """Stop where a measurement was made by another plan than the one asked for."""
+    there = json.loads(path.read_text())["plan"]
+    if there != json.loads(json.dumps(plan)):
+        raise SystemExit(f"{path} was measured by another plan, {there}: choose another --out")
+
+
+def over_seeds(values: Sequence[float]) -> str:
+    """Mean, and standard deviation over seeds if there are several."""
+    if not values:
+        return "-"
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+def panels(titles: Mapping[str, Curves], xlabel: str, path: Path, *, log: bool = False) -> None:
+    """A figure with one panel per title and in each one curve per name."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5 * len(titles), 3.5), layout="constrained")
+    for ax, (title, curves) in zip(figure.subplots(1, len(titles)), titles.items(), strict=True):
+        for name, (x, y) in curves.items():
+            ax.plot(x, y, "o-", markersize=4, label=name)
+        ax.set(xlabel=xlabel, title=title, xscale="log" if log else "linear")
+        ax.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize=8)
+    figure.savefig(path, dpi=150)
