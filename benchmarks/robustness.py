@@ -3,7 +3,8 @@
     python benchmarks/robustness.py RUN --modality image [--root ~/data] [--rows 500] [--k 500]
 
 RUN is the folder of a trained run whose data have a label.  Of the modality named, pixels get Gaussian noise, salt and
-pepper or an occluding block at several levels; or in a share of the rows it is another class's.  Printed per level: the
+pepper or an occluding block at several levels (a standard deviation is in units of the modality's range); or in a share
+of the rows it is another class's.  Printed per level: the
 share of rows whose label is told rightly from all other modalities (by Bayes' rule and by the guide), and log p of the
 spoilt modality.  A conflict is looked for in rows of which half are swapped, by the conditional log-likelihood of the
 modality given the rest and by that of the rest given the modality: area under the ROC curve.  Writes robustness.json
@@ -69,7 +70,11 @@ def at_level(run: Run, rows: Batch, m: str, kind: str, level: float, k: int) -> 
     """Accuracies given all but the label, and log p of the spoilt modality alone."""
     label, given = str(run.splits.label), [n for n in run.splits.names if n != run.splits.label]
     pair = run.recipe.model, run.recipe.guide
-    spoilt = corrupted(rows, m, kind, level) if kind != "swap" else swapped(rows, m, level, label=label)
+    if kind == "swap":
+        spoilt = swapped(rows, m, level, label=label)
+    else:
+        span = (rows.x[m].max() - rows.x[m].min()).item() if kind == "gaussian" else 1.0
+        spoilt = corrupted(rows, m, kind, level * span)
     bayes = classify(*pair, spoilt, label, given, k, seed=0).argmax(-1) == rows.x[label]
     guide = classify_plug_in(*pair, spoilt, label, given, 50, seed=0).argmax(-1) == rows.x[label]
     ev = log_marginal(*pair, spoilt.only(m), k, refine=True, seed=0)
@@ -115,7 +120,7 @@ def plot(found: list[dict[str, Any]], path: Path) -> None:
         title: {kind: ([e["level"] for e in es], [e[name] for e in es]) for kind, es in by_kind.items()}
         for name, title in titles.items()
     }
-    panels(curves, "level: standard deviation, or share", path)
+    panels(curves, "level: standard deviation in units of the range, or share", path)
 
 
 if __name__ == "__main__":
