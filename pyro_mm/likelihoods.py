@@ -160,7 +160,7 @@ class Normal(Likelihood):
 
     def __call__(self, raw: Tensor, shape: Shape, **learnt: Tensor) -> dist.TorchDistribution:
         scale = self._scale(raw, learnt.get("log_scale"))
-        return dist.Normal(self._mean(raw), scale, validate_args=False).to_event(len(shape))
+        return distributions.Normal(self._mean(raw), scale, validate_args=False).to_event(len(shape))
 
 
 @dataclass(frozen=True)

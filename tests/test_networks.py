@@ -167,3 +167,25 @@ def test_a_users_own_network_is_flattened_too():
     torch.testing.assert_close(out, torch.einsum("oi,ksnil->ksnol", net.weight[..., 0], x) + net.bias.view(3, 1))
     torch.testing.assert_close(event_flat(net, x[0, 0], 2), out[0, 0])
     assert dict(flat(net, 2).named_parameters())["net.weight"] is net.weight
+
+
+def test_a_spectrogram_is_convolved_as_in_the_paper() -> None:
+    """The published network has (4, 1) convolutions over a width of 1: ours, over a sequence, are the same function."""
+    torch.manual_seed(0)
+    net, shape, x, z = networks.Spectrogram((6, 5, 4), 7), (1, 8, 16), torch.rand(3, 1, 8, 16), torch.rand(3, 2)
+    strided = ((4, 1), (2, 1), (1, 0))
+    body = [nn.Conv2d(1, 6, (1, 16)), nn.BatchNorm2d(6), nn.ReLU()]
+    body += [nn.Conv2d(6, 5, *strided), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, *strided), nn.BatchNorm2d(4)]
+    encode = nn.Sequential(*body, nn.ReLU(), nn.Flatten(), nn.Linear(8, 7), nn.ReLU(), nn.Linear(7, 3))
+    dense = [nn.Linear(2, 7), nn.ReLU(), nn.Linear(7, 8), nn.ReLU(), nn.Unflatten(-1, (4, 2, 1))]
+    body = [nn.ConvTranspose2d(4, 5, *strided), nn.BatchNorm2d(5), nn.ReLU()]
+    body += [nn.ConvTranspose2d(5, 6, *strided), nn.BatchNorm2d(6), nn.ReLU(), nn.ConvTranspose2d(6, 1, (1, 16))]
+    for published, ours, v in (
+        (encode, net.encoder(shape, 3), x),
+        (nn.Sequential(*dense, *body), net.decoder(2, shape), z),
+    ):
+        of_ours = ours.state_dict().values()
+        weights = zip(published.state_dict().items(), of_ours, strict=True)
+        published.load_state_dict({n: w.reshape(was.shape) for (n, was), w in weights})
+        torch.testing.assert_close(ours(v), published(v))
+        assert ours(v).shape == published(v).shape

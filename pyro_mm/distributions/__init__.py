@@ -1,7 +1,8 @@
-"""Distributions that torch and Pyro lack or get wrong: mixtures of experts, token sequences, saturated grey pixels."""
+"""Distributions that torch and Pyro lack, get wrong or do slowly: mixtures of experts, sequences, grey pixels."""
 
 from pyro_mm.distributions.continuous_bernoulli import ContinuousBernoulli
 from pyro_mm.distributions.mixture import Mixture, independent_components
+from pyro_mm.distributions.normal import Normal
 from pyro_mm.distributions.tokens import TokenSequence
 
-__all__ = ["ContinuousBernoulli", "Mixture", "TokenSequence", "independent_components"]
+__all__ = ["ContinuousBernoulli", "Mixture", "Normal", "TokenSequence", "independent_components"]
