@@ -24,7 +24,8 @@ class Experts(nn.Module):
     Args:
         encoders: name -> network x_m -> location-scale distribution over z.  A modality without an encoder is never
             seen by the guide.
-        fuse: a fusion rule, e.g. `product_of_experts`; swap it to swap the guide.
+        fuse: a fusion rule, e.g. `product_of_experts`; swap it to swap the guide.  A rule with parameters of its own
+            is an `nn.Module`, such as `WeightedProduct`.
         prior: the model's prior module when it is not N(0, I); `fuse` must then take `prior=(loc, scale)`, and of a
             mixture (`Clusters`) `prior=(loc, scale, weights)`, as `mixture_of_experts` does.
 
@@ -37,7 +38,8 @@ class Experts(nn.Module):
         self.encoders = nn.ModuleDict(encoders)
         self.fuse = fuse
         self.prior = None if prior is None or isinstance(prior, StandardNormal) else prior
-        if self.prior is not None and "prior" not in inspect.signature(fuse).parameters:
+        rule = fuse.forward if isinstance(fuse, nn.Module) else fuse
+        if self.prior is not None and "prior" not in inspect.signature(rule).parameters:
             raise TypeError(f"{fuse!r} takes no `prior`, so it cannot fall back on a prior other than N(0, I)")
 
     @property
