@@ -17,6 +17,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyro_mm.batch import Batch
+from pyro_mm.subsets import RandomSubsets, Subsets
 from pyro_mm.swapping import tensors_replaced
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Subsets",
     "frozen",
     "given",
+    "in_rows",
     "in_subsets",
     "particles",
 ]
@@ -64,6 +66,10 @@ class Given(Verb):
     def forward(self, batch: Batch) -> Any:
         return self.program(batch.only(*self.shown))
 
+    def scored(self, batch: Batch) -> Tensor:
+        """Rows in which one of them is present."""
+        return batch.present(self.shown)
+
 
 def given(program: Program, *names: str) -> Given:
     """The program shown only these modalities.
@@ -74,6 +80,40 @@ def given(program: Program, *names: str) -> Given:
     if not names:
         raise ValueError("given(program) needs at least one modality")
     return Given(program, names)
+
+
+class InRows(Verb):
+    """See `in_rows`."""
+
+    def __init__(self, program: Program, present: tuple[str, ...], absent: tuple[str, ...]) -> None:
+        super().__init__(program)
+        self.needed, self.unwanted = present, absent
+
+    def forward(self, batch: Batch) -> Any:
+        return self.program(batch)
+
+    def scored(self, batch: Batch) -> Tensor:
+        """Rows with all that is needed and nothing that is unwanted."""
+        if unknown := [m for m in (*self.needed, *self.unwanted) if m not in batch.mask]:
+            raise ValueError(f"in_rows names {unknown}, which the batch lacks; it has {list(batch.names)}")
+        wanted = [batch.mask[m] for m in self.needed] + [~batch.mask[m] for m in self.unwanted]
+        return torch.stack(torch.broadcast_tensors(*wanted)).all(0)
+
+    def extra_repr(self) -> str:
+        return f"with {', '.join(self.needed) or 'anything'}, without {', '.join(self.unwanted) or 'nothing'}"
+
+
+def in_rows(program: Program, present: Sequence[str] = (), absent: Sequence[str] = ()) -> InRows:
+    """The program, in an objective that counts only rows with all of `present` and none of `absent`.
+
+    For terms of paired rows (`in_rows(model, names)`) and of unpaired ones (`in_rows(model, ["image"], ["label"])`).
+
+    Raises:
+        ValueError: nothing is asked for; and when called, for a name that the batch lacks.
+    """
+    if not (present or absent):
+        raise ValueError("in_rows(program) needs a modality that is to be present or absent")
+    return InRows(program, tuple(present), tuple(absent))
 
 
 class Particles(Verb):
@@ -91,61 +131,6 @@ class Particles(Verb):
 def particles(program: Program, k: int) -> Particles:
     """K draws at once: a plate at dim -3 round the program."""
     return Particles(program, k)
-
-
-class Subsets(nn.Module):
-    """A fixed list of groups of modalities."""
-
-    def __init__(self, groups: Sequence[Sequence[str]]) -> None:
-        super().__init__()
-        if not groups:
-            raise ValueError("at least one subset is needed")
-        self.groups = tuple(tuple(g) for g in groups)
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def redraw(self) -> None:
-        """Called once before every evaluation of an objective."""
-
-    def choice(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """For every modality, bool `(S,)`: is it in the group?"""
-        if unknown := {m for g in self.groups for m in g} - set(names):
-            raise ValueError(f"subsets name {sorted(unknown)}, which the batch lacks; it has {list(names)}")
-        return {m: torch.tensor([m in g for g in self.groups]) for m in names}
-
-    def extra_repr(self) -> str:
-        return ", ".join("{" + ", ".join(g) + "}" for g in self.groups)
-
-
-class RandomSubsets(Subsets):
-    """`always` plus k random subsets, drawn once per call of the objective and shared by model and guide.
-
-    The size is uniform between 2 and M-1 (1 and M when M < 3), then a subset of that size uniformly: MVAE's
-    approximation for many modalities (Wu & Goodman 2018, section 3.2).
-    """
-
-    def __init__(self, names: Sequence[str], k: int, always: Sequence[Sequence[str]] = ()) -> None:
-        super().__init__([tuple(names)])
-        self.pool, self.k, self.always = tuple(names), k, tuple(tuple(g) for g in always)
-        if k < 1:
-            raise ValueError(f"k random subsets: k must be at least 1, got {k}")
-        self.redraw()
-
-    def redraw(self) -> None:
-        m = len(self.pool)
-        low, high = (2, m - 1) if m >= 3 else (1, m)
-        drawn = []
-        for _ in range(self.k):
-            size = int(torch.randint(low, high + 1, ()))
-            chosen = torch.randperm(m)[:size].tolist()
-            drawn.append(tuple(self.pool[i] for i in sorted(chosen)))
-        self.groups = (*self.always, *drawn)
-
-    def extra_repr(self) -> str:
-        """The law, not the draw: what a formula shows, and what tells one run from another."""
-        fixed = "".join("{" + ", ".join(g) + "}, " for g in self.always)
-        return f"{fixed}{self.k} drawn from {{{', '.join(self.pool)}}}"
 
 
 class InSubsets(Verb):
@@ -252,9 +237,10 @@ class AtMean(Messenger):
 
 
 def rows_of(*programs: Program) -> Callable[[Batch], Tensor | None]:
-    """batch -> bool `(N,)` or `(S, N)`: rows in which every `given` in the programs shows something, or None."""
-
-    return partial(_rows, [p for p in programs if any(isinstance(verb, Given) for verb in _nest(p))])
+    """batch -> bool `(N,)` or `(S, N)`: rows in which every `given` in the programs shows something and that every
+    `in_rows` asks for, or None.
+    """
+    return partial(_rows, [p for p in programs if any(isinstance(verb, Given | InRows) for verb in _nest(p))])
 
 
 def _rows(programs: Sequence[Program], batch: Batch) -> Tensor | None:
@@ -263,13 +249,14 @@ def _rows(programs: Sequence[Program], batch: Batch) -> Tensor | None:
 
 
 def _shown(program: Program, batch: Batch) -> Iterator[Tensor]:
-    """For every `given` in a nest of verbs, the rows in which it shows something."""
+    """For every `given` and `in_rows` in a nest of verbs, the rows that it has scored."""
     for verb in _nest(program):
         if isinstance(verb, InSubsets):
             batch = verb.views(batch)
         if isinstance(verb, Given):
             batch = batch.only(*verb.shown)
-            yield batch.present(verb.shown)
+        if isinstance(verb, Given | InRows):
+            yield verb.scored(batch)
 
 
 def _nest(program: Any) -> Iterator[Any]:

@@ -23,6 +23,7 @@ from pyro_mm.handlers import (
     Subsets,
     frozen,
     given,
+    in_rows,
     in_subsets,
     masked,
     particles,
@@ -61,6 +62,29 @@ def test_given_shows_these_modalities_and_no_others():
     assert dict(given(guide, "a").named_parameters()).keys() == {f"program.{n}" for n, _ in guide.named_parameters()}
     with pytest.raises(ValueError, match="at least one modality"):
         given(guide)
+
+
+def test_in_rows_counts_the_rows_that_are_asked_for():
+    """The term is the sum over those rows by themselves; the program still sees everything of them."""
+    lg, model, guide = pair()
+    batch = lg.data(15, missing=True)
+    a, b = batch.mask["a"], batch.mask["b"]
+    for present, absent, rows in (("ab", "", a & b), ("a", "b", a & ~b), ("", "b", ~b)):
+        term = elbo(in_rows(model, present, absent), guide)
+        torch.manual_seed(4)
+        loss = term(batch)
+        torch.manual_seed(4)
+        z = run(guide, batch)["z"].value
+        p, q = (replay(program, batch, {"z": z}) for program in (model, guide))
+        each = sum(site.log_prob() for site in p.values()) - q["z"].log_prob()
+        torch.testing.assert_close(loss, -(each * rows).sum() / len(batch))
+    kept = rows_of(in_rows(given(model, "a"), "", "c"), given(guide, "b"))(batch)
+    assert torch.equal(kept, a & b & ~batch.mask["c"])
+    assert in_rows(model, "ab").names == model.names
+    with pytest.raises(ValueError, match="present or absent"):
+        in_rows(model)
+    with pytest.raises(ValueError, match=r"in_rows names \['d'\], which the batch lacks"):
+        elbo(in_rows(model, "d"), guide)(batch)
 
 
 def test_particles_are_independent_draws_in_one_plate():

@@ -1,0 +1,93 @@
+"""Groups of modalities that an objective looks at: fixed, drawn anew for every step, or the rest of others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Complements", "RandomSubsets", "Subsets"]
+
+
+class Subsets(nn.Module):
+    """A fixed list of groups of modalities."""
+
+    def __init__(self, groups: Sequence[Sequence[str]]) -> None:
+        super().__init__()
+        if not groups:
+            raise ValueError("at least one subset is needed")
+        self.groups = tuple(tuple(g) for g in groups)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def redraw(self) -> None:
+        """Called once before every evaluation of an objective."""
+
+    def choice(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """For every modality, bool `(S,)`: is it in the group?"""
+        if unknown := {m for g in self.groups for m in g} - set(names):
+            raise ValueError(f"subsets name {sorted(unknown)}, which the batch lacks; it has {list(names)}")
+        return {m: torch.tensor([m in g for g in self.groups]) for m in names}
+
+    def extra_repr(self) -> str:
+        return ", ".join("{" + ", ".join(g) + "}" for g in self.groups)
+
+
+class RandomSubsets(Subsets):
+    """`always` plus k random subsets, drawn once per call of the objective and shared by model and guide.
+
+    The size is uniform between 2 and M-1 (1 and M when M < 3), then a subset of that size uniformly: MVAE's
+    approximation for many modalities (Wu & Goodman 2018, section 3.2).
+
+    Args:
+        sizes: the smallest and the largest size, when others are wanted; 0 is nothing.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        k: int,
+        always: Sequence[Sequence[str]] = (),
+        sizes: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__([tuple(names)])
+        self.pool, self.k, self.always = tuple(names), k, tuple(tuple(g) for g in always)
+        if k < 1:
+            raise ValueError(f"k random subsets: k must be at least 1, got {k}")
+        m = len(self.pool)
+        self.sizes = sizes or ((2, m - 1) if m >= 3 else (1, m))
+        if not 0 <= self.sizes[0] <= self.sizes[1] <= m:
+            raise ValueError(f"sizes {self.sizes} of subsets of {m} modalities")
+        self.redraw()
+
+    def redraw(self) -> None:
+        m, (low, high) = len(self.pool), self.sizes
+        drawn = []
+        for _ in range(self.k):
+            size = int(torch.randint(low, high + 1, ()))
+            chosen = torch.randperm(m)[:size].tolist()
+            drawn.append(tuple(self.pool[i] for i in sorted(chosen)))
+        self.groups = (*self.always, *drawn)
+
+    def extra_repr(self) -> str:
+        """The law, not the draw: what a formula shows, and what tells one run from another."""
+        fixed = "".join("{" + ", ".join(g) + "}, " for g in self.always)
+        return f"{fixed}{self.k} drawn from {{{', '.join(self.pool)}}}"
+
+
+class Complements(Subsets):
+    """What each group of other subsets leaves out, whatever these are at the moment."""
+
+    def __init__(self, subsets: Subsets, names: Sequence[str]) -> None:
+        nn.Module.__init__(self)
+        self.subsets, self.pool = subsets, tuple(names)
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:  # type: ignore[override]
+        """The groups, in the order of those that they complement."""
+        return tuple(tuple(m for m in self.pool if m not in group) for group in self.subsets.groups)
+
+    def extra_repr(self) -> str:
+        return f"what is left by {self.subsets.extra_repr()}"
