@@ -1,4 +1,4 @@
-"""Groups of modalities that an objective looks at: fixed, drawn anew for every step, or the rest of others."""
+"""Groups of modalities that an objective looks at: fixed, or drawn anew for every step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Complements", "RandomSubsets", "Subsets"]
+__all__ = ["RandomSubsets", "Subsets"]
 
 
 class Subsets(nn.Module):
@@ -75,19 +75,3 @@ class RandomSubsets(Subsets):
         """The law, not the draw: what a formula shows, and what tells one run from another."""
         fixed = "".join("{" + ", ".join(g) + "}, " for g in self.always)
         return f"{fixed}{self.k} drawn from {{{', '.join(self.pool)}}}"
-
-
-class Complements(Subsets):
-    """What each group of other subsets leaves out, whatever these are at the moment."""
-
-    def __init__(self, subsets: Subsets, names: Sequence[str]) -> None:
-        nn.Module.__init__(self)
-        self.subsets, self.pool = subsets, tuple(names)
-
-    @property
-    def groups(self) -> tuple[tuple[str, ...], ...]:  # type: ignore[override]
-        """The groups, in the order of those that they complement."""
-        return tuple(tuple(m for m in self.pool if m not in group) for group in self.subsets.groups)
-
-    def extra_repr(self) -> str:
-        return f"what is left by {self.subsets.extra_repr()}"
