@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -33,6 +34,8 @@ class SurrogateExperts(nn.Module):
     Raises:
         ValueError: the names of `surrogates` do not fit, saying which are missing or too many.
     """
+
+    surrogates: Any
 
     def __init__(
         self,

@@ -35,7 +35,7 @@ def global_workspace(
 ) -> Recipe:
     """p(z) prod_m p(x_m|z) with q(z|x_S) read from slots for which the modalities of S compete (`Workspace`).
 
-    Maximises  ELBO(X) + sum over k random subsets S of ELBO(x_S; q(z|x_S)), the size of S uniform in 1..M: each a bound.
+    Maximises  ELBO(X) + sum over k random subsets S of ELBO(x_S; q(z|x_S)), |S| uniform in 1..M: each a bound.
     The survey names the workspace as a way to integrate modules and gives no objective; this one is ours.
 
     Args:

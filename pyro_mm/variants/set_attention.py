@@ -57,7 +57,7 @@ def smvae(
 ) -> Recipe:
     """p(z) prod_m p(x_m|z) with q(z|x_S) from set attention, trained by evidence bounds alone.
 
-    Maximises  ELBO(X) + sum over k random subsets S of ELBO(x_S; q(z|x_S)), the size of S uniform in 1..M: each a bound.
+    Maximises  ELBO(X) + sum over k random subsets S of ELBO(x_S; q(z|x_S)), |S| uniform in 1..M: each a bound.
     Of the paper, an ICLR 2023 submission, the abstract alone was at hand: set attention for the joint posterior, and
     its evidence bound.  Random subsets are MVAE's way of missing modalities.  Arguments as in `set_attention`.
     """
