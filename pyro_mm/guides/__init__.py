@@ -15,6 +15,7 @@ from pyro_mm.guides.joint_encoder import Concatenation, JointEncoder
 from pyro_mm.guides.messages import Attention, Messages, mean_of_messages, sum_of_messages
 from pyro_mm.guides.private_experts import PrivateExperts, shared_given
 from pyro_mm.guides.randomness import random_views, semi_implicit
+from pyro_mm.guides.recombination import conjunction, ignore, in_common
 from pyro_mm.guides.surrogate import Surrogate
 from pyro_mm.guides.top_down import Evidences, TopDown
 
@@ -34,6 +35,9 @@ __all__ = [
     "TopDown",
     "Unimodal",
     "barycentre",
+    "conjunction",
+    "ignore",
+    "in_common",
     "kept_sets",
     "mean_of_messages",
     "mixture_of_experts",

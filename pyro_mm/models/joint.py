@@ -25,6 +25,9 @@ class Joint(nn.Module):
         prior: a module that returns p(z), or a dimension for N(0, I).
     """
 
+    no_likelihood: str | None = None
+    """Why the pair has no likelihood, for systems that score reconstructions in some other way."""
+
     def __init__(self, decoders: Mapping[str, nn.Module], prior: int | nn.Module) -> None:
         super().__init__()
         self.decoders = nn.ModuleDict(decoders)

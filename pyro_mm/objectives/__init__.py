@@ -2,6 +2,7 @@
 
 from pyro_mm.objectives.algebra import Objective, Term, total
 from pyro_mm.objectives.coded import coded
+from pyro_mm.objectives.distance import symmetric_kl, wasserstein
 from pyro_mm.objectives.elbo import componentwise_elbo, elbo, kl, nll
 from pyro_mm.objectives.mmd import mmd
 from pyro_mm.objectives.multisample import dreg, iwae, looser
@@ -21,5 +22,7 @@ __all__ = [
     "looser",
     "mmd",
     "nll",
+    "symmetric_kl",
     "total",
+    "wasserstein",
 ]

@@ -130,10 +130,12 @@ class Objective(nn.Module):
 
     def _join(self, show: Any, weight: str, space: str) -> str:
         out = ""
+        moving = list({id(w): None for w in self.weights if isinstance(w, Schedule)})
         for i, (w, term) in enumerate(self.pairs()):
             size = w if isinstance(w, Schedule) else abs(w)
             negative = (term.sign > 0) != _negative(w)
-            factor = "" if size == 1.0 else weight.format(w=symbol_of(size, "w"))
+            symbol = f"w_{moving.index(id(w)) + 1}" if isinstance(w, Schedule) and len(moving) > 1 else "w"
+            factor = "" if size == 1.0 else weight.format(w=symbol_of(size, symbol))
             lead = (" - " if negative else " + ") if i else ("-" if negative else "")
             out += lead + factor + show(term)
         return out

@@ -30,6 +30,7 @@ SYMBOLS = {
     "sum_S": r"\sum_S",
     "mean_j": r"\operatorname{mean}_j",
     "x_S": "x_S",
+    "W2": "W_2",
     "log": r"\log",
     "in": r"\in",
 }

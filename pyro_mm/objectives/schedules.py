@@ -22,20 +22,24 @@ class Schedule(nn.Module):
 
 
 class Warmup(Schedule):
-    """Linear from `start` to `end` over the first `epochs`; `end` whenever no training has set it otherwise."""
+    """Linear from `start` to `end` over `epochs`, which begin `after` others at `start`; `end` whenever no training has
+    set it otherwise.
+    """
 
-    def __init__(self, epochs: float, start: float = 0.0, end: float = 1.0) -> None:
+    def __init__(self, epochs: float, start: float = 0.0, end: float = 1.0, after: float = 0.0) -> None:
         super().__init__(end)
-        if epochs < 0:
-            raise ValueError(f"a warm-up takes 0 or more epochs, got {epochs}")
-        self.epochs, self.start, self.end = epochs, start, end
+        if epochs < 0 or after < 0:
+            raise ValueError(f"a warm-up takes 0 or more epochs, after 0 or more; got {epochs} after {after}")
+        self.epochs, self.start, self.end, self.after = epochs, start, end, after
 
     def at(self, epochs: float) -> None:
-        share = min(epochs / self.epochs, 1.0) if self.epochs else 1.0
+        past = epochs - self.after
+        share = min(max(past / self.epochs, 0.0), 1.0) if self.epochs else float(past >= 0)
         self.value.fill_(self.start + (self.end - self.start) * share)
 
     def extra_repr(self) -> str:
-        return f"{self.start:g} to {self.end:g} over {self.epochs:g} epochs"
+        late = f" after {self.after:g}" if self.after else ""
+        return f"{self.start:g} to {self.end:g} over {self.epochs:g} epochs{late}"
 
 
 class Product(Schedule):

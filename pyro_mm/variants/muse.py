@@ -12,7 +12,7 @@ from pyro_mm.links import Link, links
 from pyro_mm.modality import Modality
 from pyro_mm.models import Joint
 from pyro_mm.networks import Net
-from pyro_mm.objectives import Schedule, coded, elbo, kl, total
+from pyro_mm.objectives import Schedule, coded, elbo, symmetric_kl, total
 from pyro_mm.recipe import Paper, Recipe, page
 from pyro_mm.sizes import by_modality
 from pyro_mm.variants.bottoms import Bottoms, two_floors
@@ -62,5 +62,5 @@ def muse(
     above = elbo(model, guide, beta=beta, analytic_kl=True)
     if proper:
         pairs = [(guide, given(guide, *s)) for s in proper]
-        above = above + alpha / len(proper) * total(kl(a, b) + kl(b, a) for a, b in pairs)
+        above = above + alpha / len(proper) * total(symmetric_kl(a, b) for a, b in pairs)
     return two_floors("muse", bottoms, model, guide, coded(above, bottoms.guide))
