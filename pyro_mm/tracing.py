@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-__all__ = ["is_traced", "one_hot"]
+__all__ = ["UnseenValues", "is_traced", "one_hot"]
 
 
 def is_traced() -> bool:
@@ -26,3 +29,20 @@ def one_hot(x: Tensor, classes: int) -> Tensor:
     if not is_traced():
         return torch.nn.functional.one_hot(x.long(), classes)
     return (x.long().unsqueeze(-1) == torch.arange(classes, device=x.device)).long()
+
+
+class UnseenValues(TorchFunctionMode):
+    """While programs are recorded: torch's `one_hot`, which looks at values, becomes the one that does not."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.nn.functional.one_hot:
+            x, classes = _one_hot_arguments(*args, **(kwargs or {}))
+            if classes >= 0:  # else torch has to look for the largest
+                return one_hot(x, classes)
+        return func(*args, **(kwargs or {}))
+
+
+def _one_hot_arguments(tensor: Tensor, num_classes: int = -1) -> tuple[Tensor, int]:
+    return tensor, num_classes

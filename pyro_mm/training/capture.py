@@ -20,17 +20,19 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from pyro_mm.batch import Batch
 from pyro_mm.objectives.algebra import Term
 from pyro_mm.swapping import tensors_of, tensors_replaced
+from pyro_mm.tracing import UnseenValues
+from pyro_mm.training.adam import AdamUpdate
 from pyro_mm.training.errors import keyed_terms, refuse_global_parameters
 from pyro_mm.training.noise import aside
 
-__all__ = ["CannotCapture", "Captured", "can_compile", "capture", "wanted"]
+__all__ = ["CannotCapture", "Captured", "can_compile", "capture"]
 
 Signature = tuple[Any, ...]
-WORTHWHILE = 20_000  # steps, over which a millisecond saved at each pays for the compiling
 
 
 class CannotCapture(RuntimeError):
@@ -38,29 +40,33 @@ class CannotCapture(RuntimeError):
 
 
 class Captured:
-    """batch -> loss, with `p.grad` set for every parameter that moves and every term's report filled.
+    """batch -> loss and norm of the gradient, with every term's report filled.
 
-    Batches of another signature than the one that was captured are not for it: `fits(batch)`.
+    Without an update `p.grad` is set for every parameter that moves; with one, the parameters have moved.  Batches of
+    another signature than the one that was captured are not for it: `fits(batch)`.
     """
 
-    def __init__(self, objective: nn.Module, batch: Batch, graph: Any, layout: _Layout) -> None:
-        self.objective, self.graph, self.layout = objective, graph, layout
+    def __init__(
+        self, objective: nn.Module, batch: Batch, graph: Any, layout: _Layout, update: AdamUpdate | None
+    ) -> None:
+        self.objective, self.graph, self.layout, self.update = objective, graph, layout, update
         self.signature = signature(batch)
 
     def fits(self, batch: Batch) -> bool:
-        """Has the batch the shapes, dtypes and device of the captured one?"""
-        return signature(batch) == self.signature
+        """Has the batch the shapes, dtypes and device of the captured one, and can the update be made?"""
+        return signature(batch) == self.signature and (self.update is None or self.update.possible)
 
     @torch.no_grad()
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
         layout = self.layout
-        loss, grads, parts = self.graph(*layout.inputs(batch))
-        for p, place in zip(layout.moving, layout.places, strict=True):
-            p.grad = None if place is None else grads[place]
+        state = () if self.update is None else self.update.inputs()
+        loss, norm, grads, parts = self.graph(*layout.inputs(batch), state)
+        if self.update is None:
+            for p, place in zip(layout.moving, layout.places, strict=True):
+                p.grad = None if place is None else grads[place]
         for (term, name), value in zip(layout.reported, parts, strict=True):
             term.report[name] = value
-        out: Tensor = loss
-        return out
+        return loss, norm
 
 
 class _Layout:
@@ -79,6 +85,10 @@ class _Layout:
         values, masks = list(batch.x.values()), list(batch.mask.values())
         return [p.detach() for p in self.parameters.values()], list(self.buffers.values()), values, masks
 
+    def with_gradients(self) -> list[nn.Parameter]:
+        """The parameters that the loss depends on."""
+        return [p for p, place in zip(self.moving, self.places, strict=True) if place is not None]
+
 
 def signature(batch: Batch) -> Signature:
     """What must be the same for a graph to be the right one."""
@@ -93,15 +103,10 @@ def can_compile(device: torch.device) -> bool:
     return device.type == "cpu" and any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
-def wanted(asked: bool | str, steps: int | None, device: torch.device) -> bool:
-    """Is a graph worth its compiling?  For "auto": many steps ahead, and a compiler for the device."""
-    if asked == "auto":
-        return steps is not None and steps >= WORTHWHILE and can_compile(device)
-    return bool(asked)
-
-
-def capture(objective: nn.Module, batch: Batch, *, compiled: bool = True) -> Captured:
+def capture(objective: nn.Module, batch: Batch, *, compiled: bool = True, update: AdamUpdate | None = None) -> Captured:
     """The step on batches like this one, as a graph that torch compiles, or that runs as it is.
+
+    With an update the graph moves the parameters as well, which pays only where a compiler fuses its many operations.
 
     The noise is eager's, number by number, so that both steps give the same but for rounding.  Parameters, buffers,
     random streams and reports are left as they were.
@@ -115,27 +120,34 @@ def capture(objective: nn.Module, batch: Batch, *, compiled: bool = True) -> Cap
         with tensors_replaced(objective, copies):
             objective(batch)  # what a program keeps from its first call on
     was = _state(objective)
-    first, second = (_traced(objective, batch, layout, seed) for seed in (1, 2))
+    if any(p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None) for p in layout.moving):
+        raise CannotCapture("parameters have gradient hooks, which a graph would not call")
+    first, second = (_traced(objective, batch, layout, seed, None) for seed in (1, 2))
     if (changed := _state(objective)) != was:
         names = sorted(n for n in {*was, *changed} if was.get(n) != changed.get(n))
         raise CannotCapture(f"it keeps state in Python ({', '.join(names[:3])}), which a graph would not change")
     if not _same(first, second):
         raise CannotCapture("two runs gave different graphs: something in it is random, or counts, in Python")
     refuse_global_parameters("after the objective was captured")
+    if update is not None:
+        update.start(layout.with_gradients())
+        first = _traced(objective, batch, layout, 1, update)
     graph: Any = first
     if compiled:
         graph = torch.compile(first, fullgraph=True, dynamic=False, options={"fallback_random": True})
-    return Captured(objective, batch, graph, layout)
+    return Captured(objective, batch, graph, layout, update)
 
 
-def _traced(objective: nn.Module, batch: Batch, layout: _Layout, seed: int) -> torch.fx.GraphModule:
+def _traced(
+    objective: nn.Module, batch: Batch, layout: _Layout, seed: int, update: AdamUpdate | None
+) -> torch.fx.GraphModule:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     names = list(batch.x)
 
     def step(
-        parameters: list[Tensor], buffers: list[Tensor], values: list[Tensor], masks: list[Tensor]
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        parameters: list[Tensor], buffers: list[Tensor], values: list[Tensor], masks: list[Tensor], state: Any
+    ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
         view = Batch._view(dict(zip(names, values, strict=True)), dict(zip(names, masks, strict=True)), batch.hidden)
         view.views = batch.views
         given = {n: p.requires_grad_(n in layout.moves) for n, p in zip(layout.parameters, parameters, strict=True)}
@@ -147,13 +159,18 @@ def _traced(objective: nn.Module, batch: Batch, layout: _Layout, seed: int) -> t
         order = iter(range(len(found)))
         layout.places = [None if g is None else next(order) for g in grads]
         layout.reported = [(term, name) for _, term in keyed_terms(objective) for name in term.report]
-        return loss.detach(), found, [term.report[name].detach() for term, name in layout.reported]
+        parts, loss = [term.report[name].detach() for term, name in layout.reported], loss.detach()
+        if update is None:
+            return loss, torch.stack([g.norm() for g in found]).norm(), found, parts
+        moved = [given[n].detach() for n, place in zip(layout.moves, layout.places, strict=True) if place is not None]
+        return loss, update(moved, found, state, loss), [], parts
 
     copies = layout.inputs(batch)
-    given = [[t.clone() for t in group] for group in copies[:2]]
+    cloned = [[t.clone() for t in group] for group in copies[:2]]
+    held: Any = () if update is None else tree_map(Tensor.clone, update.inputs())
     try:
-        with aside(batch.device, seed), pyro.validation_enabled(False), _reports_kept(objective):
-            return make_fx(step)(*given, *copies[2:])
+        with aside(batch.device, seed), pyro.validation_enabled(False), _reports_kept(objective), UnseenValues():
+            return make_fx(step)(*cloned, *copies[2:], held)
     except Exception as error:  # the tracer's own, of many types; none of them is a bug of the objective
         reason = str(error).strip().splitlines() or [type(error).__name__]
         text = "it looks at values in Python (`.item()`, `bool(tensor)`)" if _looks(error) else reason[0][:200]
