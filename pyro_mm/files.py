@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["BadFile", "json_bytes", "read_json", "write_atomic", "write_json"]
+__all__ = ["BadFile", "json_bytes", "read_json", "sync_folder", "umask", "write_atomic", "write_json"]
 
 Content = bytes | str | Callable[[BinaryIO], object]
 
@@ -45,14 +45,14 @@ def write_atomic(path: str | os.PathLike[str], content: Content) -> Path:
                 file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp keeps others out; a result is for everyone the umask allows
+        os.chmod(name, 0o666 & ~umask())  # mkstemp keeps others out; a result is for everyone the umask allows
         os.replace(name, path)
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise _named(error, path) from error
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     return path
 
 
@@ -89,13 +89,14 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     return value
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The process's, which can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Force the renaming itself to disk, where the system has a way to."""
     try:
         handle = os.open(folder, os.O_RDONLY)

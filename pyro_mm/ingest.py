@@ -14,8 +14,13 @@ from pyro_mm.modality import Modality
 __all__ = ["ingest"]
 
 
-def ingest(data: Mapping[str, Any], modalities: Sequence[Modality] | None, dtype: torch.dtype) -> Batch:
-    """The work of `Batch.of`; see there."""
+def ingest(
+    data: Mapping[str, Any],
+    modalities: Sequence[Modality] | None,
+    dtype: torch.dtype,
+    masks: Mapping[str, Tensor] | None = None,
+) -> Batch:
+    """The work of `Batch.of`, see there; a row is missing where its mask `(N,)` is False, too."""
     known = {m.name: m for m in modalities} if modalities is not None else {}
     if known and (extra := set(data) - set(known)):
         raise ValueError(f"data hold {sorted(extra)}, but the modalities are {list(known)}")
@@ -29,7 +34,7 @@ def ingest(data: Mapping[str, Any], modalities: Sequence[Modality] | None, dtype
     n = next(iter(rows.values()))
     x, mask = {}, {}
     for m in names:
-        x[m], mask[m] = _column(m, given.get(m), known.get(m), n, dtype)
+        x[m], mask[m] = _column(m, given.get(m), known.get(m), n, dtype, (masks or {}).get(m))
     batch = Batch(x, mask)
     # Where nothing is present the batch knows no value but 0; the likelihood's own lies inside its support.
     filled = {m: x[m] if m in known and not bool(mask[m].any()) else v for m, v in batch.x.items()}
@@ -47,7 +52,7 @@ def _read(name: str, value: Any) -> Tensor:
 
 
 def _column(
-    name: str, value: Tensor | None, modality: Modality | None, n: int, dtype: torch.dtype
+    name: str, value: Tensor | None, modality: Modality | None, n: int, dtype: torch.dtype, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Checked values and presence of one modality."""
     if modality is not None and value is not None and value.dim() == 1 and bool(torch.isnan(value).all()):
@@ -60,8 +65,10 @@ def _column(
         return fill.expand(n, *modality.shape).clone(), torch.zeros(n, dtype=torch.bool)
     if modality is not None:
         value = _shaped(value, modality)
-    seen = torch.ones(n, dtype=torch.bool, device=value.device)
+    seen = torch.ones(n, dtype=torch.bool, device=value.device) if mask is None else mask.to(value.device)
     if value.is_floating_point():
+        if mask is not None:  # whatever is under the mask, NaN in part included
+            value = torch.where(seen.view(-1, *[1] * (value.dim() - 1)), value, torch.nan)
         seen = _present(name, value)
         value = value.to(dtype)
     elif value.dtype is torch.bool or modality is None:

@@ -21,16 +21,20 @@ from pyro_mm.data.mhd_like import mhd_like
 from pyro_mm.data.mhd_modalities import mhd_modalities
 from pyro_mm.data.missing import few_labels, mar, mcar, mnar
 from pyro_mm.data.mnist import mnist, mnist_grey, mnist_halves, mnist_quadrants
+from pyro_mm.data.on_disk import BlockSampler, OnDisk
 from pyro_mm.data.paired import Paired
 from pyro_mm.data.poly_mnist import Coloured, poly_mnist_like
 from pyro_mm.data.splits import Splits, stratified
 from pyro_mm.data.toy import LinearGaussian
+from pyro_mm.data.write_rows import write_rows
 
 __all__ = [
     "Binarised",
+    "BlockSampler",
     "Coloured",
     "ExactGuide",
     "LinearGaussian",
+    "OnDisk",
     "Paired",
     "Splits",
     "available",
@@ -68,6 +72,7 @@ __all__ = [
     "salt_and_pepper",
     "stratified",
     "swapped",
+    "write_rows",
 ]
 
 

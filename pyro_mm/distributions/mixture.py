@@ -85,16 +85,17 @@ class Mixture(TorchDistribution):
         """The experts, with batch shape `(..., J)`."""
         return self.family(self.loc, self.scale, validate_args=False).to_event(1)
 
-    def _component(self, shape: torch.Size) -> Tensor:
-        """Expert index for every draw of batch shape `shape`."""
+    def _component(self, shape: torch.Size, start: Tensor | None = None) -> Tensor:
+        """Expert index for every draw of batch shape `shape`; `start` is U, drawn here by default."""
         share = self.weights.to(self.loc.dtype).cumsum(-1)
         # The end of each expert's interval, normalised so that the last is exactly 1.
         ends = (share / share[..., -1:]).expand(*shape, share.shape[-1])
         if _INDEPENDENT.get() or len(shape) < 2:
-            u = torch.rand(shape, dtype=ends.dtype, device=ends.device)
+            u = torch.rand(shape, dtype=ends.dtype, device=ends.device) if start is None else start
         else:
             k = shape[0]
-            start = torch.rand(shape[1:], dtype=ends.dtype, device=ends.device)
+            if start is None:
+                start = torch.rand(shape[1:], dtype=ends.dtype, device=ends.device)
             step = torch.arange(k, dtype=ends.dtype, device=ends.device).view(-1, *[1] * (len(shape) - 1))
             u = (start + step / k) % 1.0
         # u < ends[j] first holds at the chosen j; absent experts have empty intervals and are never chosen.
@@ -106,12 +107,16 @@ class Mixture(TorchDistribution):
         return (j * (self.weights > 0)).amax(-1)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        shape = torch.Size(sample_shape) + self.batch_shape
-        index = self._component(shape)[..., None, None].expand(*shape, 1, self.loc.shape[-1])
+        loc, scale = self.drawn_component(torch.Size(sample_shape) + self.batch_shape)
+        return self.family(loc, scale, validate_args=False).rsample()
+
+    def drawn_component(self, shape: torch.Size, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`loc` and `scale` `(*shape, D)` of the components of as many draws; `start` is U, `shape[1:]` or, for a
+        single dimension, `shape`."""
+        index = self._component(shape, start)[..., None, None].expand(*shape, 1, self.loc.shape[-1])
         full = (*shape, *self.loc.shape[-2:])
         loc = self.loc.expand(full).gather(-2, index).squeeze(-2)
-        scale = self.scale.expand(full).gather(-2, index).squeeze(-2)
-        return self.family(loc, scale, validate_args=False).rsample()
+        return loc, self.scale.expand(full).gather(-2, index).squeeze(-2)
 
     def log_prob(self, value: Tensor) -> Tensor:
         logp = self.components().log_prob(value.unsqueeze(-2))

@@ -21,6 +21,7 @@ from pyro_mm.evaluation.psis import psis, psis_estimate, threshold
 from pyro_mm.evaluation.refine import Cascade, GradientSteps, HMCFit, Laplace
 from pyro_mm.evaluation.report import Report, report
 from pyro_mm.evaluation.sandwich import sandwich
+from pyro_mm.evaluation.sharded import sharded
 
 __all__ = [
     "Bits",
@@ -74,6 +75,7 @@ __all__ = [
     "report",
     "sandwich",
     "sbc",
+    "sharded",
     "simulate",
     "split_half",
     "symmetric_divergence",

@@ -159,3 +159,38 @@ class Evidence:
         return Evidence(
             first.quantity, **tensors, k=k, proposal=proposal, prior_sites=first.prior_sites, draws=draws, target_se=aim
         )
+
+    @staticmethod
+    def pool(parts: Sequence[Evidence]) -> Evidence:
+        """Estimates of the same marginals from independent draws (other seeds, other machines) as one from all of them.
+
+        log (1/K sum_j K_j exp(estimate_j)), K = sum_j K_j; `se`, `ess` and `bias` are those of all K weights together,
+        whose sums of squares the parts' `ess` hold.  `khat` is the largest.
+
+        Raises:
+            ValueError: other quantities or rows, or a conditional, which is no average of weights: pool log p(x_A, x_B)
+                and log p(x_B) and subtract.
+        """
+        if len({(p.quantity, len(p)) for p in parts}) != 1:
+            raise ValueError(f"pool needs one quantity of the same rows, got {[(p.quantity, len(p)) for p in parts]}")
+        if "|" in parts[0].quantity:
+            raise ValueError(f"{parts[0].quantity} cannot be pooled: pool the joint and the marginal, and subtract")
+        counts = torch.stack([p.draws_per_datum for p in parts]).double()
+        logs = torch.stack([p.estimate for p in parts]) + counts.log()
+        total, k = torch.logsumexp(logs, 0), counts.sum(0)
+        concentration = (2 * (logs - total) - torch.stack([p.ess for p in parts]).log()).exp().sum(0)
+        variance = (concentration - 1 / k).clamp(min=0.0)
+        draws = k.long()
+        same = bool((draws == draws.max()).all())
+        return replace(
+            parts[0],
+            estimate=total - k.log(),
+            se=variance.sqrt(),
+            ess=1 / concentration,
+            khat=torch.stack([p.khat for p in parts]).amax(0),
+            bias=-variance / 2,
+            k=int(draws.max()),
+            proposal="; ".join(dict.fromkeys(p.proposal for p in parts)),
+            draws=None if same else draws,
+            target_se=None,
+        )

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from pyro_mm.ranks import Ranks
 from pyro_mm.training import checkpoint
 from pyro_mm.training.history import History, Logs
-from pyro_mm.training.loop import Loop, check_resume
-from pyro_mm.training.options import Options, config_of, make_fabric
+from pyro_mm.training.loop import Loop
+from pyro_mm.training.options import Options, check_resume, config_of, launched, make_fabric
 from pyro_mm.training.source import Data, Loader, Source, fingerprint, source
 from pyro_mm.training.stages import as_stages
 
@@ -50,6 +51,7 @@ def fit(
     precision: Any = None,
     strategy: str | None = None,
     compile: bool | str = False,
+    noise_by_row: bool = False,
 ) -> History:
     """Minimise an objective over data; the parameters of its modules are changed in place.
 
@@ -67,12 +69,15 @@ def fit(
             validation loss.
         clip_norm: largest Euclidean norm of the gradient; longer ones are shortened.
         restore_best: with validation data, end with the weights of the best epoch (of each stage).
-        folder: for `checkpoint.pt` and `log.csv`.  Ctrl-C then saves and returns; without a folder it is raised.
+        folder: for `checkpoint.pt` and `log.csv`.  Ctrl-C or SIGTERM then saves and returns; without a folder Ctrl-C is
+            raised.
         resume: go on from the folder's checkpoint, if it has one: to the bit as if nothing had happened (with data
             loader workers, if they are not persistent).
         checkpoint_every: epochs between checkpoints.
         modules: names for parts of the objective in the checkpoint, e.g. `recipe.modules`.
-        seed: seeds torch, Pyro, NumPy, Python and the order of rows; None leaves the streams where they are.
+        batch_size: rows of a minibatch, in each process.
+        seed: seeds torch, Pyro, NumPy, Python and the order of rows; None leaves the streams where they are.  Processes
+            share the order and have streams of their own.
         callbacks: objects with `on_step(state)` or `on_epoch(state)`; see `State`.
         loggers: objects with Lightning's `log_metrics(metrics, step)`, called every epoch.
         jsonl, tensorboard: also write `log.jsonl`, or TensorBoard events, into the folder.
@@ -81,7 +86,11 @@ def fit(
             step, most for small networks, after up to a minute of compiling; the same numbers but for rounding.  What
             cannot be a graph is trained eagerly, and a warning says why.  "auto": where a compiler is present and at
             least 20,000 steps are ahead.
-        accelerator, devices, precision, strategy: as Fabric's.  Parameters stay on that device afterwards.
+        noise_by_row: draw every latent's noise by step, site and place in the minibatch of all processes, so that n
+            processes with `batch_size` rows equal one with n times as many, to rounding.  Latents must be Normal, or
+            mixtures of Normals, that the guide draws.
+        accelerator, devices, precision, strategy: as Fabric's; `devices=2` trains data parallel, and so do processes
+            that torchrun has started (docs/scaling.md).  Parameters stay on that device afterwards.
 
     Raises:
         NonFiniteLoss: before the step that would have spread it; names the term, the modality and the step.
@@ -103,20 +112,25 @@ def fit(
         callbacks=tuple(callbacks),
         progress=progress,
         compile=compile,
+        noise_by_row=noise_by_row,
     )
     if patience is not None and validation is None:
         raise ValueError("patience watches the validation loss: give `validation`")
     if folder is None and (resume or jsonl or tensorboard):
         raise ValueError("resume, jsonl and tensorboard need a folder")
     where = _folder(folder, resume)
-    engine = fabric if fabric is not None else make_fabric(accelerator, devices, precision, strategy)
-    train, valid = _sources(data, validation, batch_size, seed, engine)
-    facts = {"data": fingerprint(data), "validation": validation is not None and fingerprint(validation)}
-    config = config_of(stages, options, {**facts, "batch_size": train.size}, engine.strategy.precision.precision)
+    engine = make_fabric(accelerator, devices, precision, strategy) if fabric is None else launched(fabric)
+    ranks = Ranks(engine.global_rank, engine.world_size)
+    train, valid = _sources(data, validation, batch_size, seed, engine, ranks)
+    facts: dict[str, Any] = {"data": fingerprint(data), "validation": validation is not None and fingerprint(validation)}
+    facts |= {"batch_size": train.size, **({"ranks": ranks.world} if ranks.several else {})}
+    config = config_of(stages, options, facts, engine.strategy.precision.precision)
     saved = None
     if where is not None and (where / checkpoint.FILE).exists():
         saved = checkpoint.read(where / checkpoint.FILE)
         check_resume(saved, config, where)
+    if len(set(ranks.gathered(saved is not None))) > 1:
+        raise ValueError(f"{where} holds a run for some processes and not for others: it must be one folder for all")
     logs = Logs(where, jsonl, tensorboard, loggers) if engine.is_global_zero else Logs()
     return Loop(stages, named, options, engine, train, valid, where, config, logs).run(saved)
 
@@ -135,14 +149,15 @@ def _folder(folder: str | Path | None, resume: bool) -> Path | None:
 
 
 def _sources(
-    data: Data, validation: Data | None, size: int, seed: int | None, fabric: Any
+    data: Data, validation: Data | None, size: int, seed: int | None, fabric: Any, ranks: Ranks
 ) -> tuple[Source, Source | None]:
     """Training data in an order drawn anew every epoch, validation data as they are; all streams seeded."""
     if seed is not None:
-        pyro.set_rng_seed(seed + fabric.global_rank)
+        pyro.set_rng_seed(ranks.seed(seed))
     order = torch.Generator()
-    order.manual_seed(seed if seed is not None else int(torch.randint(2**62, ())))
-    train = source(data, size, order, (fabric.global_rank, fabric.world_size))
-    if isinstance(train, Loader) and fabric.world_size > 1:
+    order.manual_seed(seed if seed is not None else ranks.gathered(int(torch.randint(2**62, ())))[0])
+    share = (ranks.rank, ranks.world)
+    train = source(data, size, order, share)
+    if isinstance(train, Loader) and ranks.several:
         train = Loader(fabric.setup_dataloaders(data, move_to_device=False))
-    return train, source(validation, size) if validation is not None else None
+    return train, source(validation, size, share=share) if validation is not None else None

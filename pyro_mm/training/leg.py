@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections.abc import Callable
-from typing import Any, NoReturn
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
+import pyro
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -14,12 +17,14 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from pyro_mm.batch import Batch
 from pyro_mm.objectives.algebra import Objective
 from pyro_mm.objectives.schedules import Schedule
-from pyro_mm.training.capture import CannotCapture, Captured, can_compile, capture, wanted
+from pyro_mm.ranks import Ranks, derived_seed
 from pyro_mm.training.errors import NonFiniteLoss, culprits, refuse_global_parameters, reports
+from pyro_mm.training.graphs import Graphs, wanted
+from pyro_mm.training.keyed import keyed_noise
 from pyro_mm.training.meters import Best, Means
 from pyro_mm.training.noise import aside
 from pyro_mm.training.options import Options
-from pyro_mm.training.source import Source
+from pyro_mm.training.source import Source, shared
 from pyro_mm.training.stages import Stage
 
 __all__ = ["Leg"]
@@ -33,23 +38,30 @@ class Leg:
 
     def __init__(self, stage: Stage, options: Options, fabric: Any, length: int | None) -> None:
         self.stage, self.options, self.fabric, self.length = stage, options, fabric, length
+        self.ranks = Ranks(fabric.global_rank, fabric.world_size)
         precision = fabric.strategy.precision
         self.scaled = getattr(precision, "scaler", None) is not None  # then infinite gradients are its daily business
         self.raw = options.build(stage, fused=not self.scaled)
         self.scheduler = options.schedule(self.raw) if options.schedule is not None else None
         wrapped, self.optimiser = fabric.setup(stage.objective, self.raw)
         # On one device at full precision Fabric's wrapper has nothing to do, and takes 4 % of a small network's step.
-        plain = fabric.world_size == 1 and precision.precision == "32-true"
+        plain = not self.ranks.several and precision.precision == "32-true"
         self.module = stage.objective if plain else wrapped
+        self.backward = fabric.backward
+        if plain:
+            self.optimiser, self.backward = self.raw, Tensor.backward
         self.moving = {n: p for n, p in stage.objective.named_parameters() if p.requires_grad}
         self.parameters = list(self.moving.values())
         self.advance = progress_of(stage.objective)
         self.epoch = self.batch = 0
         self.stopped = False
-        self.captured: Captured | None = None
-        self.capturing = plain and wanted(options.compile, stage.epochs * length if length else None, fabric.device)
-        if options.compile is True and not plain:
-            warnings.warn("only training on one device at full precision is compiled; this is eager", stacklevel=2)
+        self.graphs: Graphs | None = None
+        graphic = plain and not options.noise_by_row
+        if graphic and wanted(options.compile, stage.epochs * length if length else None, fabric.device):
+            self.graphs = Graphs(stage.objective, self.raw, options, stage.name)
+        if options.compile is True and not graphic:
+            reason = "without noise_by_row" if plain else "on one device at full precision"
+            warnings.warn(f"only training {reason} is compiled; this is eager", stacklevel=2)
         self.best, self.means = Best(), Means()
 
     @property
@@ -70,52 +82,58 @@ class Leg:
             self.stopped or self.epoch >= self.stage.epochs or (patience is not None and self.best.waited >= patience)
         )
 
-    def step(self, batch: Batch, number: int) -> float:
-        """One optimiser step; the loss before it.
+    def step(self, batch: Batch, number: int, counts: tuple[int, int] | None = None) -> float:
+        """One optimiser step; the loss before it, over all ranks.
+
+        Args:
+            counts: rows of the minibatch that count, and those of all ranks' together.
 
         Raises:
             NonFiniteLoss: before any parameter has changed.
         """
+        began = time.perf_counter()
         batch = self._placed(batch)
         self.advance(self.progress)
-        loss = self._loss_and_gradients(batch, number)
+        rows, total = counts or (len(batch), len(batch))
+        graph = self.graphs.of(batch) if self.graphs is not None else None
+        loss, norms = self._eager(batch, number, rows, total) if graph is None else graph(batch)
         # One transfer tells of loss and gradients: a NaN under a mask leaves the loss finite and poisons the gradient.
+        value, norm = torch.stack([loss, norms]).tolist()
+        what = "the gradient is not finite" if not math.isfinite(norm) else ""
+        what = what if math.isfinite(value) else f"the loss is {value}"
+        if what and graph is not None:
+            self._eager(batch, number, rows, total)  # its gradients tell where
+        summed = self._agree(what, batch, number, value * rows)
+        if graph is None or graph.update is None:
+            self._update()
+        self.batch += 1
+        self.means.add(rows, {"loss": value, "gradient_norm": norm, **reports(self.stage.objective)})
+        if self.graphs is not None:
+            self.graphs.took(time.perf_counter() - began, graph is not None)
+        return summed / total if self.ranks.several else value
+
+    def _eager(self, batch: Batch, number: int, rows: int, total: int) -> tuple[Tensor, Tensor]:
+        """The loss, the norm of the gradient, and every moving parameter's `grad`."""
+        # The first pass, before training, was validated.
+        with pyro.validation_enabled(False), self._noise(number, len(batch), total):
+            loss: Tensor = self.module(batch)
+        refuse_global_parameters(f"after the forward pass of step {number}")
+        for p in self.parameters:
+            p.grad = None
+        # Over the ranks gradients are averaged, whatever rows each has.
+        share = rows * self.ranks.world / total
+        self.backward(loss if share == 1.0 else loss * share)
         grads = [p.grad for p in self.parameters if p.grad is not None and not p.grad.is_sparse]
-        norms = loss.new_zeros(()) if self.scaled or not grads else torch.stack(torch._foreach_norm(grads)).norm()
-        value, norm = torch.stack([loss.detach(), norms]).tolist()
-        if not (math.isfinite(value) and math.isfinite(norm)):
-            what = "the gradient is not finite" if math.isfinite(value) else f"the loss is {value}"
-            self._fail(what, batch, number)
+        norm = loss.new_zeros(()) if self.scaled or not grads else torch.stack(torch._foreach_norm(grads)).norm()
+        return loss.detach(), norm
+
+    def _update(self) -> None:
+        """Clip, and let the optimiser step."""
         if self.options.clip_norm is not None:
             self.fabric.clip_gradients(
                 self.module, self.optimiser, max_norm=self.options.clip_norm, error_if_nonfinite=False
             )
         self.optimiser.step()
-        self.batch += 1
-        self.means.add(len(batch), {"loss": value, "gradient_norm": norm, **reports(self.stage.objective)})
-        return value
-
-    def _loss_and_gradients(self, batch: Batch, number: int) -> Tensor:
-        """The loss, and every moving parameter's `grad`."""
-        if self.capturing:
-            self._capture(batch)
-        if self.captured is not None and self.captured.fits(batch):
-            return self.captured(batch)
-        loss: Tensor = self.module(batch)
-        refuse_global_parameters(f"after the forward pass of step {number}")
-        for p in self.parameters:
-            p.grad = None
-        self.fabric.backward(loss)
-        return loss
-
-    def _capture(self, batch: Batch) -> None:
-        """A graph of the step, if there can be one."""
-        self.capturing = False
-        try:
-            self.captured = capture(self.stage.objective, batch, compiled=can_compile(batch.device))
-        except CannotCapture as refusal:
-            if self.options.compile is True:
-                warnings.warn(f"{self.stage.name} is trained eagerly, not compiled: {refusal}", stacklevel=2)
 
     @torch.no_grad()
     def validate(self, source: Source, number: int) -> dict[str, float]:
@@ -123,20 +141,38 @@ class Leg:
 
         The streams that training draws from, and the schedules, are put back.
         """
-        means = Means()
+        means, what, batch = Means(), "", None
         self.stage.objective.eval()
+        self.ranks.alike(self.stage.objective.buffers())
         try:
-            with aside(self.fabric.device, self.options.seed or 0, source.generators):
+            with aside(self.fabric.device, self.ranks.seed(self.options.seed or 0), source.generators):
                 self.advance(END)
-                for batch in source.open():
+                for i, (batch, rows, total) in enumerate(shared(source, self.ranks)):
                     batch = self._placed(batch)
-                    loss = self.module(batch)
-                    means.add(len(batch), {"": loss.detach(), **reports(self.stage.objective)})
+                    with self._noise(-1 - i, len(batch), total):
+                        loss = self._unwrapped(batch)
+                    means.add(rows, {"": loss.detach(), **reports(self.stage.objective)})
                     if not math.isfinite(float(loss)):
-                        self._fail(f"the validation loss is {float(loss)}", batch, number, validating=True)
+                        what = f"the validation loss is {float(loss)}"
+                        break
+            self._agree(what, batch, number, validating=True)
         finally:
             self.advance(self.progress)
-        return {f"validation/{k}" if k else "validation": v for k, v in means.means().items()}
+        return {f"validation/{k}" if k else "validation": v for k, v in means.over(self.ranks).items()}
+
+    def _unwrapped(self, batch: Batch) -> Tensor:
+        """The objective outside of what makes ranks wait for each other: they may have different numbers of batches."""
+        if not self.ranks.several:
+            return self.module(batch)  # type: ignore[no-any-return]
+        with self.fabric.autocast():
+            return self.stage.objective(batch)  # type: ignore[no-any-return]
+
+    def _noise(self, number: int, rows: int, total: int) -> AbstractContextManager[None]:
+        """Where the noise of a pass comes from: of step `number`, or the stream."""
+        if not self.options.noise_by_row:
+            return nullcontext()
+        key = derived_seed(self.options.seed or 0, "step", number)
+        return keyed_noise(key, self.ranks.rank, self.ranks.world, rows, total, self.fabric.device)
 
     def close_epoch(self, validation: float | None) -> None:
         """Count an epoch and move the learning rate."""
@@ -148,6 +184,8 @@ class Leg:
 
     def state_dict(self) -> dict[str, Any]:
         """All that every rank has alike, but the modules' tensors."""
+        if self.graphs is not None:
+            self.graphs.release()
         return {
             "epoch": self.epoch,
             "batch": self.batch,
@@ -160,6 +198,8 @@ class Leg:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The reverse."""
+        if self.graphs is not None:
+            self.graphs.release()
         self.epoch, self.batch, self.stopped = state["epoch"], state["batch"], state["stopped"]
         self.optimiser.load_state_dict(state["optimiser"])
         if self.scheduler is not None:
@@ -173,10 +213,24 @@ class Leg:
         device = self.fabric.device
         return batch if batch.device == device else batch.to(device)
 
-    def _fail(self, what: str, batch: Batch, number: int, validating: bool = False) -> NoReturn:
+    def _agree(
+        self, what: str, batch: Batch | None, number: int, value: float = 0.0, validating: bool = False
+    ) -> float:
+        """The sum of `value` over the ranks; raises on every one if something, `what`, is not finite on any.
+
+        No rank may go on without the others: these would wait for it.
+        """
+        failed, summed = self.ranks.sums(bool(what), value)
+        if not failed:
+            return summed
         gradients = {} if validating else {n: p.grad for n, p in self.moving.items()}
-        found = culprits(self.stage.objective, batch, gradients)
-        raise NonFiniteLoss(what, number, self.epoch + 1, self.stage.name, found)
+        found = culprits(self.stage.objective, batch, gradients) if what and batch is not None else []
+        told = [(w, f, r) for r, (w, f) in enumerate(self.ranks.gathered((what, found))) if w]
+        # A gradient that is shared by all comes from a loss somewhere.
+        first, _, rank = min(told, key=lambda each: "gradient" in each[0])
+        everything = list(dict.fromkeys(f for _, each, _ in told for f in each))
+        where = f" in process {rank}" if self.ranks.several else ""
+        raise NonFiniteLoss(first + where, number, self.epoch + 1, self.stage.name, everything)
 
 
 def progress_of(objective: nn.Module) -> Callable[[float], Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pyro_mm.batch import Batch
+from pyro_mm.ranks import Ranks
 from pyro_mm.training import checkpoint
 from pyro_mm.training.errors import NonFiniteLoss, refuse_global_parameters, require_modalities
 from pyro_mm.training.history import History, Logs, State
@@ -21,7 +21,7 @@ from pyro_mm.training.leg import Leg
 from pyro_mm.training.meters import FETCH, Bar
 from pyro_mm.training.noise import aside, noise_state, set_noise
 from pyro_mm.training.options import Options
-from pyro_mm.training.source import Source
+from pyro_mm.training.source import Rows, Source
 from pyro_mm.training.stages import Stage
 
 __all__ = ["Loop"]
@@ -47,7 +47,9 @@ class Loop:
         # Named modules first, then whatever else the objectives hold; shared tensors count once, under the first name.
         self.modules = {**modules, **{s.name: s.objective for s in stages}}
         self.path = folder / checkpoint.FILE if folder is not None else None
-        self.history, self.guard = History(), Interrupts()
+        self.ranks = Ranks(fabric.global_rank, fabric.world_size)
+        self.history, self.guard = History(), Interrupts(self.ranks.several, terminate=folder is not None)
+        self.last: Batch | None = None
         self.index = self.step = 0
         self.start: dict[str, Any] = {}
         self.leg: Leg
@@ -81,7 +83,7 @@ class Loop:
         """
         refuse_global_parameters("before training")
         with aside(self.fabric.device, generators=self.train.generators):
-            batch = next(self.train.open(), None)
+            self.last = batch = next(self.train.open(), None)
             if batch is None:
                 raise ValueError("the data are empty: the loader gave no minibatch")
             for stage in self.stages:
@@ -98,9 +100,12 @@ class Loop:
         checkpoint.copy_into(self.modules, saved["modules"], origin=str(self.path))
         self.index, self.step, self.start = saved["stage"], saved["step"], saved["start"]
         self.history.rows, self.history.stopped_early = saved["history"], saved["stopped_early"]
-        for g, state in zip(self.train.generators, saved["generators"], strict=True):
+        own = saved["ranks"][self.ranks.rank]
+        for g, state in zip(self.train.generators, own.get("generators", saved["generators"]), strict=True):
             g.set_state(state)
-        set_noise(saved["ranks"][self.fabric.global_rank]["noise"], self.fabric.device)
+        if self.start and "began" in own:
+            self.start["generators"] = own["began"]
+        set_noise(own["noise"], self.fabric.device)
 
     def _stage(self, saved: dict[str, Any] | None) -> None:
         """Train one stage to its end and put its best weights back."""
@@ -111,7 +116,7 @@ class Loop:
                 raise ValueError("ReduceLROnPlateau watches the validation loss: give `validation`")
             if saved is not None:
                 leg.load_state_dict(saved["leg"])
-                leg.means.load_state_dict(saved["ranks"][self.fabric.global_rank]["means"])
+                leg.means.load_state_dict(saved["ranks"][self.ranks.rank]["means"])
             elif self.index == 0:
                 self._save()  # so that a folder that cannot be written shows now, and a first epoch can be resumed
             shown = self.options.progress and self.fabric.is_global_zero
@@ -125,7 +130,7 @@ class Loop:
                         self._save()
                     self.history.stopped_early |= leg.stopped or leg.epoch < stage.epochs
             except KeyboardInterrupt:
-                if self.guard.whole:
+                if self.guard.whole:  # on all ranks or on none
                     self._save()
                 self._finish()
                 raise
@@ -147,25 +152,52 @@ class Loop:
         batches = self._open()
         while not leg.stopped:
             with self.guard:
-                batch = next(batches, None)
-                if batch is None:
+                turn = self._turn(next(batches, None))
+                if turn is None:
                     break
                 self.step += 1
-                loss = leg.step(batch, self.step)
+                loss = leg.step(turn[0], self.step, turn[1])
             self.bar.step()
             if leg.batch % FETCH == 0 and self.options.progress:
                 self.bar.show(leg.means.means())
             self._call("on_step", loss)
+            self._heed()
         self._close_epoch(began)
+        self._heed()
+
+    def _turn(self, batch: Batch | None) -> tuple[Batch, tuple[int, int]] | None:
+        """The minibatch, with its rows and those of all ranks; None when no rank has one.
+
+        A rank that has run out of data goes along with its last minibatch, of which no row counts.
+        """
+        rows = 0 if batch is None else len(batch)
+        if self.ranks.several and isinstance(self.train, Rows):
+            counts = self.train.counts(self.leg.batch)  # known without asking
+        else:
+            counts = rows, int(self.ranks.sums(rows)[0])
+        if not counts[1]:
+            return None
+        self.last = self.last if batch is None else batch
+        assert self.last is not None, "a minibatch was read before training"
+        return self.last, counts
+
+    def _heed(self) -> None:
+        """Let all ranks stop when one was asked to: by a signal, or by a callback."""
+        if self.ranks.several:
+            pending, stopped = self.ranks.sums(self.guard.pending, self.leg.stopped)
+            self.leg.stopped = stopped > 0
+            if pending:
+                self.guard.pending = False
+                raise KeyboardInterrupt
 
     def _open(self) -> Iterator[Batch]:
         """The epoch's minibatches that are still to come."""
-        generators, device, rank = self.train.generators, self.fabric.device, self.fabric.global_rank
+        generators, device, rank = self.train.generators, self.fabric.device, self.ranks.rank
         epoch = len(self.history.rows)
         with self.guard:
             here = noise_state(device)
             if not self.start:
-                self.start = {"generators": [g.get_state() for g in generators], "noise": self._gathered(here)}
+                self.start = {"generators": [g.get_state() for g in generators], "noise": self.ranks.gathered(here)}
                 return self.train.open(epoch)
             # Resumed within an epoch: from its start draw the same order, then return to where the streams were.
             for g, state in zip(generators, self.start["generators"], strict=True):
@@ -185,7 +217,7 @@ class Loop:
         with self.guard:
             seconds = time.perf_counter() - began
             row: dict[str, Any] = {"stage": leg.stage.name, "epoch": leg.epoch + 1, "step": self.step}
-            means = self._over_ranks(leg.means.means())
+            means = leg.means.over(self.ranks)
             row |= {"seconds": seconds, "lr": leg.lr, **means, **validation}
             self._require_finite()
             if metric is not None and leg.best.improves(metric, leg.epoch + 1):
@@ -218,16 +250,36 @@ class Loop:
         state = State(leg.stage.objective, leg.raw, self.history, leg.stage.name, epoch, self.step, loss, row or {})
         for callback in self.options.callbacks:
             if hasattr(callback, method):
-                getattr(callback, method)(state)
+                try:
+                    getattr(callback, method)(state)
+                except KeyboardInterrupt:
+                    if not self.ranks.several:
+                        raise
+                    self.guard.pending = True
         leg.stopped |= state.stop
 
     def _save(self) -> None:
         """Write the checkpoint, if there is a folder."""
         if self.path is None:
             return
-        ranks = self._gathered({"noise": noise_state(self.fabric.device), "means": self.leg.means.state_dict()})
-        if not self.fabric.is_global_zero:
-            return
+        own = {
+            "noise": noise_state(self.fabric.device),
+            "means": self.leg.means.state_dict(),
+            "generators": [g.get_state() for g in self.train.generators],
+            "began": self.start.get("generators"),
+        }
+        ranks, error = self.ranks.gathered(own), None
+        if self.fabric.is_global_zero:
+            try:
+                self._write(ranks)
+            except OSError as caught:
+                error = caught
+        if failed := self.ranks.gathered(error)[0]:
+            raise failed
+
+    def _write(self, ranks: list[dict[str, Any]]) -> None:
+        """The checkpoint, rank 0's and what the others told it."""
+        assert self.path is not None
         state = {
             "format": checkpoint.FORMAT,
             "config": self.config,
@@ -238,33 +290,7 @@ class Loop:
             "history": self.history.rows,
             "stopped_early": self.history.stopped_early,
             "ranks": ranks,
-            "generators": [g.get_state() for g in self.train.generators],
+            "generators": ranks[0]["generators"],
             "start": self.start,
         }
         checkpoint.write(self.path, state)
-
-    def _gathered(self, own: dict[str, Any]) -> list[dict[str, Any]]:
-        """Every rank's own state, by rank."""
-        every = [own] * self.fabric.world_size
-        if self.fabric.world_size > 1:
-            torch.distributed.all_gather_object(every, own)
-        return every
-
-    def _over_ranks(self, means: dict[str, float]) -> dict[str, float]:
-        """Means over all ranks' rows."""
-        if self.fabric.world_size == 1:
-            return means
-        return {k: float(self.fabric.all_reduce(torch.tensor(v), reduce_op="mean")) for k, v in means.items()}
-
-
-def check_resume(saved: dict[str, Any], config: str, path: Path) -> None:
-    """Raise a ValueError that says in what the saved run differs from this one."""
-    if found := _differences(json.loads(saved["config"]), json.loads(config), ""):
-        raise ValueError(f"{path} belongs to another run: {'; '.join(found)}.  Use its settings, or another folder")
-
-
-def _differences(old: Any, new: Any, where: str) -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        names = sorted({*old, *new})
-        return [d for n in names for d in _differences(old.get(n), new.get(n), f"{where}.{n}" if where else n)]
-    return [] if old == new else [f"{where} was {old!r:.200}, is {new!r:.200}"]

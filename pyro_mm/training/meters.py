@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_mm.ranks import Ranks
+
 __all__ = ["Bar", "Best", "Means"]
 
 FETCH = 20
@@ -47,7 +49,16 @@ class Means:
     def means(self) -> dict[str, float]:
         """Means so far."""
         self.fetch()
-        return {name: total / self.rows[name] for name, total in self.sums.items()}
+        return {name: total / max(self.rows[name], 1) for name, total in self.sums.items()}
+
+    def over(self, ranks: Ranks) -> dict[str, float]:
+        """Means over the rows of all ranks; the same on each."""
+        every = Means()
+        for state in ranks.gathered(self.state_dict()):
+            for name, rows in state["rows"].items():
+                every.sums[name] = every.sums.get(name, 0.0) + state["sums"][name]
+                every.rows[name] = every.rows.get(name, 0) + rows
+        return every.means()
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint in the middle of an epoch."""

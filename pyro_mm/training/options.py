@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +18,9 @@ from pyro_mm.objectives.algebra import Objective
 from pyro_mm.objectives.schedules import Schedule
 from pyro_mm.training.stages import Stage
 
-__all__ = ["Options", "config_of", "make_fabric"]
+__all__ = ["Options", "check_resume", "config_of", "launched", "make_fabric"]
+
+PARALLEL = "ddp_find_unused_parameters_true"
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Options:
     callbacks: Sequence[Any] = ()
     progress: bool = True
     compile: bool | str = False
+    noise_by_row: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.optimiser, Optimizer) or not (self.optimiser is None or callable(self.optimiser)):
@@ -68,14 +73,47 @@ def adam(params: Iterable[nn.Parameter], lr: float, fused: bool) -> Optimizer:
 
 
 def make_fabric(accelerator: str, devices: int | str | list[int], precision: Any, strategy: str | None) -> Any:
-    """A launched Fabric.  Several devices mean data-parallel training in which a step may skip some networks."""
+    """A launched Fabric on these devices, or on those of all processes that torchrun has started.
+
+    Raises:
+        ValueError: torchrun has started another number of processes than `devices` says.
+    """
     from lightning_fabric import Fabric  # here, because it takes 2 s to import
 
-    if strategy is None:
-        strategy = "auto" if devices in (1, "1") else "ddp_find_unused_parameters_true"
-    fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=strategy)
-    if fabric.world_size > 1:
-        fabric.launch()
+    nodes = 1
+    if torch.distributed.is_available() and torch.distributed.is_torchelastic_launched():
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+        if devices not in (1, "1", "auto", -1, "-1", local, str(local)):
+            raise ValueError(f"torchrun has started {local} processes on this machine, but devices is {devices!r}")
+        devices, nodes = local, int(os.environ["WORLD_SIZE"]) // local
+    several = nodes > 1 or devices not in (1, "1")
+    if strategy in (None, "ddp") and several:
+        strategy = PARALLEL
+    fabric = Fabric(
+        accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision, strategy=strategy or "auto"
+    )
+    return launched(fabric)
+
+
+def launched(fabric: Any) -> Any:
+    """A Fabric with its processes running, whose strategy `fit` can work with.
+
+    Raises:
+        ValueError: several processes that are not data parallel.
+    """
+    from lightning_fabric.strategies import DDPStrategy
+
+    parallel = isinstance(fabric.strategy, DDPStrategy)
+    if fabric.world_size > 1 and not parallel:
+        raise ValueError(
+            f"fit runs in several processes by strategy 'ddp' only, where each has the whole model; "
+            f"got {type(fabric.strategy).__name__}"
+        )
+    if parallel:
+        # Modalities that no row of a minibatch has, and subsets that were not drawn, leave networks out of a step.
+        getattr(fabric.strategy, "_ddp_kwargs", {}).setdefault("find_unused_parameters", True)
+        if not getattr(fabric, "_launched", False):  # a second launch would start the processes a second time
+            fabric.launch()
     return fabric
 
 
@@ -90,10 +128,24 @@ def config_of(stages: Sequence[Stage], options: Options, data: dict[str, Any], p
             "clip_norm": options.clip_norm,
             "seed": options.seed,
             "precision": precision,
+            **({"noise_by_row": True} if options.noise_by_row else {}),
             **data,
         },
         sort_keys=True,
     )
+
+
+def check_resume(saved: dict[str, Any], config: str, path: Path) -> None:
+    """Raise a ValueError that says in what the saved run differs from this one."""
+    if found := _differences(json.loads(saved["config"]), json.loads(config), ""):
+        raise ValueError(f"{path} belongs to another run: {'; '.join(found)}.  Use its settings, or another folder")
+
+
+def _differences(old: Any, new: Any, where: str) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = sorted({*old, *new})
+        return [d for n in names for d in _differences(old.get(n), new.get(n), f"{where}.{n}" if where else n)]
+    return [] if old == new else [f"{where} was {old!r:.200}, is {new!r:.200}"]
 
 
 def _describe(objective: nn.Module) -> dict[str, Any]:

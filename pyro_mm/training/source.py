@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sized
+from itertools import islice
 from math import ceil
 from typing import Any, cast
 
@@ -15,8 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from pyro_mm.batch import Batch
+from pyro_mm.ranks import Ranks
 
-__all__ = ["Data", "Loader", "Rows", "Source", "fingerprint", "source"]
+__all__ = ["Data", "Loader", "Rows", "Source", "fingerprint", "shared", "source"]
 
 Data = Batch | Dataset[Any] | DataLoader[Any]
 
@@ -24,8 +26,10 @@ Data = Batch | Dataset[Any] | DataLoader[Any]
 class Rows:
     """A `Batch`, or a map-style data set that gives them, in minibatches of `size`.
 
-    With a generator the order is drawn anew for every pass.  `share = (rank, world)`: all ranks draw the same order and
-    take every world-th row; the first rows fill up the last round, so that all make the same number of steps.
+    With a generator the order is drawn anew for every pass; a data set with `permutation(generator)` draws it itself.
+    `share = (rank, world)`: all ranks draw the same order and take every world-th row: minibatch i of all ranks
+    together is minibatch i of one process with `size * world` rows.  A rank that has none of the last one repeats a
+    row, which `counts` does not count, so that all make the same number of steps.
     """
 
     def __init__(
@@ -48,11 +52,26 @@ class Rows:
 
     def open(self, epoch: int = 0, skip: int = 0) -> Iterator[Batch]:
         """One pass without its first `skip` minibatches, which are not even read."""
+        order, (rank, world) = self._order(), self.share
+        parts = list(order[rank::world].split(self.size)) if rank < len(order) else []
+        parts += [order[:1]] * (ceil(ceil(len(order) / world) / self.size) - len(parts))
+        return map(self._take, parts[skip:])
+
+    def counts(self, number: int) -> tuple[int, int]:
+        """Rows of minibatch `number` of a pass: this rank's, and those of all ranks together."""
         n, (rank, world) = len(self.data), self.share
-        order = torch.randperm(n, generator=self.generators[0]) if self.generators else torch.arange(n)
-        if world > 1:
-            order = torch.cat([order, order[: -n % world]])[rank::world]
-        return map(self._take, order.split(self.size)[skip:])
+        done = number * self.size
+        own = min(max(len(range(rank, n, world)) - done, 0), self.size)
+        return own, min(max(n - done * world, 0), self.size * world)
+
+    def _order(self) -> Tensor:
+        n = len(self.data)
+        if not self.generators:
+            return torch.arange(n)
+        if hasattr(self.data, "permutation"):
+            drawn: Tensor = self.data.permutation(self.generators[0])
+            return drawn
+        return torch.randperm(n, generator=self.generators[0])
 
     def _take(self, rows: Tensor) -> Batch:
         if isinstance(self.data, Batch):
@@ -77,6 +96,9 @@ class Loader:
         """Rows in one pass, if the data set knows."""
         data = self.loader.dataset
         return len(cast(Sized, data)) if hasattr(data, "__len__") else None
+
+    def counts(self, number: int) -> None:
+        """Not known before they are read."""
 
     @property
     def length(self) -> int | None:
@@ -122,6 +144,18 @@ def source(data: Data, size: int, generator: torch.Generator | None = None, shar
     if found.rows == 0 or found.length == 0:
         raise ValueError(f"the data are empty: {found.rows} rows make {found.length} minibatches")
     return found
+
+
+def shared(data: Source, ranks: Ranks) -> Iterator[tuple[Batch, int, int]]:
+    """One rank's part of a pass in which no rank waits for another: minibatches, and rows as in `counts`."""
+    if isinstance(data, Rows):
+        for i, batch in enumerate(data.open()):
+            own, total = data.counts(i)
+            if own:
+                yield batch, own, total
+    else:  # all ranks read everything
+        for batch in islice(data.open(), ranks.rank, None, ranks.world):
+            yield batch, len(batch), len(batch)
 
 
 def as_batch(items: Any) -> Batch:

@@ -150,3 +150,38 @@ def test_an_error_after_ctrl_c_is_the_ctrl_c():
     assert isinstance(caught.value.__cause__, RuntimeError) and not guard.whole and not guard.pending
     with guard.installed(), pytest.raises(RuntimeError), guard:
         raise RuntimeError("no Ctrl-C before it")
+
+
+def test_sigterm_is_ctrl_c_where_there_is_a_folder_to_save_to(tmp_path):
+    """A scheduler that wants its machine back sends it; without a folder it ends the process, as ever."""
+
+    def terminate(state):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    straight, history, weights, _ = run(with_streams, tmp_path / "straight")
+    losses, partial, _, _ = run(with_streams, tmp_path / "parts", [At(5, terminate)])
+    assert partial.interrupted and sorted(losses) == [1, 2, 3, 4, 5]
+    rest, again, last, _ = run(with_streams, tmp_path / "parts", resume=True)
+    assert losses | rest == straight and rows_of(again) == rows_of(history) and same(weights, last)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+    with Interrupts().installed():
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def with_streams():
+    return elbo(*pair()), Noisy(data()), {}
+
+
+def test_among_several_processes_a_signal_waits_to_be_asked_about():
+    """torchrun passes one Ctrl-C on as two signals; a third says that waiting has been long enough."""
+    guard = Interrupts(shared=True, terminate=True)
+    with guard.installed():
+        with guard:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert guard.pending and guard.whole
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert guard.pending and guard.whole
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert not guard.whole

@@ -5,8 +5,9 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from pyro_mm.batch import Batch
+from pyro_mm.ranks import Ranks
 from pyro_mm.training.noise import aside, noise_state, set_noise
-from pyro_mm.training.source import Loader, Rows, fingerprint, source
+from pyro_mm.training.source import Loader, Rows, fingerprint, shared, source
 from tests.helpers.training import Noisy, data
 
 BATCH = Batch({"n": torch.arange(22.0)})
@@ -40,13 +41,44 @@ def test_passes_differ_and_unshuffled_ones_do_not():
     assert flat(numbers(still.open())) == BATCH.x["n"].tolist()
 
 
-@pytest.mark.parametrize("world", [2, 3, 4])
-def test_ranks_share_a_pass(world):
-    shares = [Rows(BATCH, 3, torch.Generator().manual_seed(1), (rank, world)) for rank in range(world)]
-    parts = [numbers(s.open()) for s in shares]
-    assert len({len(p) for p in parts}) == 1 == len({s.length for s in shares}) and len(parts[0]) == shares[0].length
-    everything = [n for p in parts for n in flat(p)]
-    assert set(everything) == set(BATCH.x["n"].tolist()) and len(everything) == -(-22 // world) * world
+@pytest.mark.parametrize(("n", "world", "size"), [(22, 2, 3), (22, 3, 3), (22, 4, 3), (9, 2, 4), (13, 3, 4), (1, 2, 5)])
+def test_ranks_share_a_pass(n, world, size):
+    """Minibatch i of all ranks together is minibatch i of one process; rows that fill up count for nothing."""
+    one = Rows(BATCH[:n], size * world, torch.Generator().manual_seed(1))
+    shares = [Rows(BATCH[:n], size, torch.Generator().manual_seed(1), (rank, world)) for rank in range(world)]
+    whole, parts = numbers(one.open()), [numbers(s.open()) for s in shares]
+    assert {len(p) for p in parts} == {len(whole)} == {s.length for s in shares}
+    for i, rows in enumerate(whole):
+        counts = [s.counts(i) for s in shares]
+        assert {total for _, total in counts} == {len(rows)} == {one.counts(i)[1]}
+        counted = [p[i][:own] for p, (own, _) in zip(parts, counts, strict=True)]
+        assert sorted(flat(counted)) == sorted(rows)
+        assert all(len(p[i]) == max(own, 1) for p, (own, _) in zip(parts, counts, strict=True))
+
+
+def test_evaluation_is_shared_without_repeats():
+    loader = DataLoader(BATCH, 4, collate_fn=Batch.collate)
+    ranks = [_Ranks(r, 3) for r in range(3)]
+    for sources in ([Rows(BATCH, 4, share=(r, 3)) for r in range(3)], [Loader(loader)] * 3):
+        parts = [list(shared(s, r)) for s, r in zip(sources, ranks, strict=True)]
+        assert sorted(flat(numbers([b for p in parts for b, _, _ in p]))) == BATCH.x["n"].tolist()
+        assert sum(rows for p in parts for _, rows, _ in p) == 22
+
+
+class _Ranks(Ranks):
+    """Of a world that is not there: for what asks nobody."""
+
+    def __init__(self, rank, world):
+        self.rank, self.world = rank, world
+
+
+def test_a_data_set_may_draw_its_own_order():
+    class Backwards(Noisy):
+        def permutation(self, generator):
+            return torch.arange(len(self) - 1, -1, -1) + 0 * torch.randint(9, (), generator=generator)
+
+    rows = Rows(Backwards(data(5)), 2, torch.Generator().manual_seed(1))
+    assert torch.equal(torch.cat([b.x["count"] for b in rows.open()]), data(5).x["count"].flip(0))
 
 
 def test_subsets_and_item_by_item_data_sets():
