@@ -190,6 +190,7 @@ def _trained(
         progress=progress,
         accelerator=plan.device,
         checkpoint_every=5,
+        compile="auto",
     )
     if history.interrupted:
         raise KeyboardInterrupt

@@ -92,16 +92,18 @@ def train_run(
     progress: bool = True,
     tensorboard: bool = False,
     device: str = "auto",
+    compile: bool | str = "auto",
 ) -> Run:
     """Train a variant into `folder`; the weights with the least validation loss are kept.
 
     Ctrl-C saves what there is and returns a run that is `interrupted`.
 
     Args:
-        resume: go on from the folder's checkpoint, bit for bit as if nothing had happened; `epochs`, `patience` and
-            `root` may differ from the run's own.
+        resume: go on from the folder's checkpoint, bit for bit as if nothing had happened (to rounding, where steps are
+            compiled); `epochs`, `patience` and `root` may differ from the run's own.
         overwrite: remove a run that is there.
         device: `cpu`, `cuda` or `auto`, as Lightning Fabric's accelerator.
+        compile: as for `fit`; "auto" compiles the step of long runs where that was seen to take less time.
 
     Raises:
         FileExistsError: the folder holds a run, and neither `resume` nor `overwrite` is set.
@@ -118,7 +120,8 @@ def train_run(
     folder.mkdir(parents=True, exist_ok=True)
     write_settings(settings, folder)
     write_json(folder / RECORD, record)
-    record |= _fitted(settings, splits, recipe, record, folder, resume, progress, tensorboard, device)
+    how = {"progress": progress, "tensorboard": tensorboard, "accelerator": device, "compile": compile}
+    record |= _fitted(settings, splits, recipe, record, folder, resume, how)
     if record["epochs"]:
         storage.save(recipe, folder / MODEL, _about(settings, splits, record))
     write_json(folder / RECORD, record)
@@ -203,9 +206,7 @@ def _fitted(
     record: Mapping[str, Any],
     folder: Path,
     resume: bool,
-    progress: bool,
-    tensorboard: bool,
-    device: str,
+    how: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Train; what `run.json` says of it."""
     from pyro_mm.training import fit
@@ -222,9 +223,7 @@ def _fitted(
         folder=folder,
         resume=resume,
         seed=settings.seed,
-        progress=progress,
-        tensorboard=tensorboard,
-        accelerator=device,
+        **how,
     )
     return {
         "status": "interrupted" if history.interrupted else "trained",

@@ -25,7 +25,8 @@ EXAMPLES = """\
 STORY = """\
 The run's folder gets config.json, run.json, log.csv, checkpoint.pt and model/; the weights
 of the epoch with the least validation loss are kept.  Ctrl-C saves; --resume goes on from
-there, bit for bit as if nothing had happened."""
+there as if nothing had happened: bit for bit, or to rounding where steps are compiled."""
+COMPILE: dict[str, bool | str] = {"yes": True, "no": False, "auto": "auto"}
 SETTINGS = ("data", "root", "epochs", "dim", "batch_size", "lr", "seed", "beta", "beta_warmup", "patience")
 
 
@@ -61,6 +62,10 @@ def _fill(p: Parser) -> None:
     how.add_argument("--patience", type=count, metavar="N", help="stop after N epochs without a better validation loss")
     how.add_argument("--seed", type=int, metavar="N", help="of parameters, row order and noise (default: 0)")
     add_device(how)
+    compiling = (
+        "graphs of the training step: yes, no, or auto (the default): in runs of 20,000 steps and more, if faster"
+    )
+    how.add_argument("--compile", choices=list(COMPILE), default="auto", metavar="WHEN", help=compiling)
     how.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
     how.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
@@ -83,6 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         progress=not arguments.quiet and sys.stderr.isatty(),
         tensorboard=arguments.tensorboard,
         device=device_of(arguments.device),
+        compile=COMPILE[arguments.compile],
     )
     if done.interrupted:
         raise KeyboardInterrupt

@@ -16,7 +16,9 @@ from hashlib import blake2b
 from math import log
 from typing import Any
 
+import pyro
 import torch
+from pyro.distributions import is_validation_enabled as pyro_validates
 from torch import Tensor
 
 from pyro_mm.batch import Batch
@@ -82,6 +84,7 @@ class Proposal:
     independent: bool = False
     components: list[Component] = field(init=False, repr=False)
     _exact: list[float] = field(init=False, repr=False)
+    _validated: bool = field(init=False, repr=False, default=False)
 
     def __post_init__(self) -> None:
         if len(self.shares) != len(self.views) + 1 or abs(sum(self.shares) - 1) > 1e-9 or min(self.shares) < 0:
@@ -112,7 +115,19 @@ class Proposal:
         return which.unsqueeze(-1)
 
     def draw(self, batch: Batch, which: Tensor) -> Draws:
-        """Draw one particle per entry of `which` and score it; `batch` says what the model observes."""
+        """Draw one particle per entry of `which` and score it; `batch` says what the model observes.
+
+        Distributions validate their arguments and data in the first particle only: for all of them it takes a third of
+        the time.
+        """
+        if not self._validated and len(which) > 1:
+            with torch.random.fork_rng([batch.device] if batch.device.type == "cuda" else []):
+                self._draw(batch, which[:1])
+            self._validated = True
+        with pyro.validation_enabled(pyro_validates() and not self._validated):
+            return self._draw(batch, which)
+
+    def _draw(self, batch: Batch, which: Tensor) -> Draws:
         k = len(which)
         which = which.to(batch.device)
         drawing = independent_components if self.independent else nullcontext  # a prior may be a mixture too

@@ -1,0 +1,105 @@
+"""What K importance draws cost: `log_marginal` of an ordinary Pyro pair beside the matrix products alone.
+
+    python benchmarks/likelihood_speed.py --out runs/bench     # writes runs/bench/likelihoods.json, prints the table
+
+The pair of `benchmarks/plain.py` at width 512, plain importance sampling from the guide; candidates take turns, and the
+figure is the floor's CPU time over the candidate's (1: nothing but matrix products).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import plain
+import torch
+from torch import nn
+
+from pyro_mm import log_marginal
+from pyro_mm.tables import markdown
+
+WIDTH = 512
+FLOOR = "matrix products of the decoders alone"
+
+
+def main() -> int:
+    """Measure, write, print."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--out", type=Path, default=Path("runs/bench"))
+    p.add_argument("--rows", type=int, default=8)
+    p.add_argument("--k", type=int, default=1000)
+    p.add_argument("--rounds", type=int, default=7)
+    p.add_argument("--chunks", type=int, nargs="+", default=[500, 1000, 2000, 4000])
+    p.add_argument("--threads", type=int, default=1)
+    arguments = p.parse_args()
+    torch.set_num_threads(arguments.threads)
+    found = measured(arguments.rows, arguments.k, arguments.rounds, arguments.chunks)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "likelihoods.json").write_text(json.dumps(found, indent=1))
+    print("\n".join(table(found)))
+    return 0
+
+
+def measured(rows: int, k: int, rounds: int, chunks: list[int]) -> dict[str, float]:
+    """Milliseconds of CPU per row, by candidate."""
+    encoder, image, label = plain.networks(WIDTH)
+    model, guide, by_hand = plain.Model(image, label), plain.Guide(encoder), plain.Plain(encoder, image, label)
+    batch = plain.data(rows)
+    x, y = batch.x["x"], batch.x["label"]
+    candidates: dict[str, Callable[[], object]] = {
+        FLOOR: lambda: [products(image, label, k) for _ in range(rows)],
+        "PyTorch by hand, a datum at a time": lambda: by_hand.log_marginal(x, y, k),
+        "log_marginal": lambda: log_marginal(model, guide, batch, k, refine=False, seed=0),
+        **{
+            f"log_marginal, chunk={c}": lambda c=c: log_marginal(model, guide, batch, k, refine=False, chunk=c, seed=0)
+            for c in chunks
+        },
+    }
+    if rows * k <= 10_000:
+        candidates["Pyro's Importance, a datum at a time"] = lambda: stock(model, guide, batch, k // 20)
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, run in candidates.items():
+            began = time.process_time()
+            run()
+            times[name].append(time.process_time() - began)
+    out = {name: 1e3 * statistics.median(t[1:]) / rows for name, t in times.items()}
+    if "Pyro's Importance, a datum at a time" in out:
+        out["Pyro's Importance, a datum at a time"] *= k / (k // 20)  # its time is K times that of one draw
+    return out
+
+
+@torch.no_grad()
+def products(image: nn.Module, label: nn.Module, k: int) -> None:
+    """One datum's."""
+    for net in (image, label):
+        for layer in net.modules():
+            if isinstance(layer, nn.Linear):
+                torch.mm(NOISE[:k, : layer.in_features], layer.weight.t())
+
+
+NOISE = torch.randn(20_000, 512)
+
+
+@torch.no_grad()
+def stock(model: nn.Module, guide: nn.Module, batch: object, k: int) -> None:
+    """`pyro.infer.Importance` on one datum after the other."""
+    from pyro.infer import Importance
+
+    for i in range(len(batch)):  # type: ignore[arg-type]
+        Importance(model, guide, num_samples=k).run(batch[i : i + 1])  # type: ignore[index]
+
+
+def table(found: dict[str, float]) -> list[str]:
+    """Shares of the floor."""
+    rows = [[name, f"{found[FLOOR] / t:.2f}", f"{t:.1f}"] for name, t in found.items()]
+    return markdown([["log p(x, label)", "floor / time", "CPU ms per datum"], *rows])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
