@@ -20,7 +20,7 @@ from pyro_mm.cli.parser import make_parser
 from pyro_mm.data import available
 from pyro_mm.evaluation import generate, log_conditional, log_marginal
 from pyro_mm.runs import open_run, read_settings
-from pyro_mm.training import NonFiniteLoss
+from pyro_mm.training import History, NonFiniteLoss
 from pyro_mm.training.leg import Leg
 
 TINY = ["--epochs", "1", "--dim", "3", "--batch-size", "256", "--quiet", "--device", "cpu"]
@@ -127,6 +127,17 @@ def test_flags_become_the_settings_of_the_run(tmp_path):
     config = open_run(folder).recipe.config
     assert (config["alpha"], config["width"], config["dim"]) == (0.3, 32, 3)
     assert (config["beta"].epochs, config["beta"].end) == (2.0, 1.0)
+
+
+@pytest.mark.parametrize(("flags", "asked"), [([], "auto"), (["--compile", "yes"], True), (["--compile", "no"], False)])
+def test_compiling_is_fits_to_do(tmp_path, monkeypatch, flags, asked):
+    seen = {}
+    monkeypatch.setattr(
+        "pyro_mm.training.fit",
+        lambda *_, **options: seen.update(options) or History([{"stage": "training", "epoch": 1}]),
+    )
+    assert main(["train", "mvae", "--out", str(tmp_path / "r"), *TINY, *flags]) == 0
+    assert seen["compile"] == asked
 
 
 def test_a_resumed_run_equals_a_straight_one(tmp_path):
