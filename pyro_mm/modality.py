@@ -83,7 +83,11 @@ class Encoder(nn.Module):
         self.net = modality.net.encoder(modality.likelihood.feature_shape(modality.shape), 2 * dim)
 
     def forward(self, x: Tensor) -> dist.TorchDistribution:
-        loc, raw = self.modality.apply_net(self.net, x).chunk(2, -1)
+        return self.distribution(self.modality.apply_net(self.net, x))
+
+    def distribution(self, out: Tensor) -> dist.TorchDistribution:
+        """q(z | x) from what the network gives, `(..., 2 dim)`."""
+        loc, raw = out.chunk(2, -1)
         return self.family(loc, positive(raw), validate_args=False).to_event(1)
 
 

@@ -2,20 +2,25 @@
 
 from pyro_mm.models.classed import Classed
 from pyro_mm.models.conditional import Conditional
+from pyro_mm.models.directed import Directed
 from pyro_mm.models.hierarchical import Hierarchical, Independent
 from pyro_mm.models.joint import Joint
 from pyro_mm.models.priors import Clusters, LearntScale, StandardNormal
 from pyro_mm.models.private import Private, WithPriors
+from pyro_mm.models.pseudo import PseudoPool, PseudoSamples
 
 __all__ = [
     "Classed",
     "Clusters",
     "Conditional",
+    "Directed",
     "Hierarchical",
     "Independent",
     "Joint",
     "LearntScale",
     "Private",
+    "PseudoPool",
+    "PseudoSamples",
     "StandardNormal",
     "WithPriors",
 ]

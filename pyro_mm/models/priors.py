@@ -69,6 +69,10 @@ class Clusters(nn.Module):
         parts = dist.Normal(self.loc, self.scale, validate_args=False).to_event(1)
         return dist.MixtureSameFamily(index, parts, validate_args=False)
 
+    def moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Locations and scales `(C, D)` of the parts, and their shares `(C,)` without a gradient."""
+        return self.loc, self.scale, self.logits.softmax(-1).detach()
+
     def responsibilities(self, z: Tensor) -> Tensor:
         """p(c | z) `(..., C)` of z `(..., D)`."""
         parts = dist.Normal(self.loc, self.scale).to_event(1).log_prob(z.unsqueeze(-2))
@@ -76,9 +80,12 @@ class Clusters(nn.Module):
 
 
 def moments_of(prior: nn.Module) -> tuple[Tensor, ...]:
-    """(loc, scale) of a location-scale prior; (loc, scale, weights) of a mixture, one row for every part."""
-    if isinstance(prior, Clusters):
-        return prior.loc, prior.scale, prior.logits.softmax(-1).detach()
+    """(loc, scale) of a location-scale prior; (loc, scale, weights) of a mixture, one row for every part.
+
+    A prior of another form says it by a method `moments()`.
+    """
+    if (moments := getattr(prior, "moments", None)) is not None:
+        return tuple(moments())
     p = prior().base_dist
     return p.loc, p.scale
 

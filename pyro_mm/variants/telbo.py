@@ -29,7 +29,7 @@ def telbo(
 ) -> Recipe:
     """p(z) prod_m p(x_m|z) with q(z|x_1..x_M) for complete rows and q(z|x_m) for each modality.
 
-    Maximises  ELBO(X; q(z|X)) + sum_m ELBO(x_m; q(z|x_m))  (eq. 5, two modalities there).  The first term counts
+    Maximises  ELBO(X; q(z|X)) + sum_m ELBO(x_m; q(z|x_m))  (two modalities there).  The first term counts
     complete rows only.  Each term is a bound where beta and the weights are 1; the sum is one of the sum of their
     log-likelihoods.  Of three or more modalities, a row that has several but not all is inferred by the product of
     their surrogates: ours.  MultiVae's TELBO puts log s^2 of the joint encoder into the KLs of the unimodal ones, which

@@ -28,7 +28,7 @@ def vaevae(
 ) -> Recipe:
     """p(z) prod_m p(x_m|z) with q(z|x_1..x_M) from a joint encoder and q(z|x_m) from one of each modality.
 
-    Maximises `paired_and_unpaired` (eq. 4): rows may lack modalities, and then train by what they have.
+    Maximises `paired_and_unpaired`: rows may lack modalities, and then train by what they have.
     """
     model = Joint(decoders(modalities, dim), dim)
     guide = Surrogate(JointEncoder(Concatenation(modalities, dim, width), dim), encoders(modalities, dim))

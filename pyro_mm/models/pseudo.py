@@ -1,0 +1,62 @@
+"""A prior made of what an encoder says about inputs that are learnt with the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_mm.distributions import Mixture
+from pyro_mm.modality import Encoder
+from pyro_mm.networks import event_flat
+
+__all__ = ["PseudoPool", "PseudoSamples"]
+
+
+class PseudoSamples(nn.Module):
+    """p(z) = 1/N sum_i q_m(z | u_i), u_i learnt (Tomczak & Welling 2018), q_m the encoder of a modality.
+
+    u_i are what the encoder's network reads of the modality (its features: of a label the one-hot vector), so that they
+    need not be data.  They start uniform in (0, 1).
+
+    Args:
+        encoder: shared with a guide.
+        count: N.
+    """
+
+    def __init__(self, encoder: Encoder, count: int) -> None:
+        super().__init__()
+        if count < 1:
+            raise ValueError(f"at least 1 pseudo-sample, got {count}")
+        self.encoder = encoder
+        shape = encoder.modality.likelihood.feature_shape(encoder.modality.shape)
+        self.u = nn.Parameter(torch.rand(count, *shape))
+
+    def moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Locations and scales `(N, D)` of the parts, and their equal weights `(N,)`."""
+        q = self.encoder.distribution(event_flat(self.encoder.net, self.u, self.u.dim() - 1)).base_dist
+        return q.loc, q.scale, torch.ones_like(q.loc[:, 0]).detach()
+
+    def forward(self) -> dist.TorchDistribution:
+        return Mixture(*self.moments())
+
+
+class PseudoPool(nn.Module):
+    """The equal mixture of several `PseudoSamples`, of as many parts each."""
+
+    def __init__(self, priors: Sequence[PseudoSamples]) -> None:
+        super().__init__()
+        self.priors = nn.ModuleList(priors)
+
+    def moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """As of `PseudoSamples`."""
+        loc, scale, weights = (
+            torch.cat(part)
+            for part in zip(*(p.moments() for p in self.priors), strict=True)  # type: ignore[operator]
+        )
+        return loc, scale, weights
+
+    def forward(self) -> dist.TorchDistribution:
+        return Mixture(*self.moments())
