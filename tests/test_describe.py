@@ -88,8 +88,8 @@ def test_the_factors_of_every_flat_joint_variant(name: str, batch: Batch) -> Non
     recipe = getattr(variants, name)(MODALITIES, 3)
     p, q = nodes_of(recipe.model, batch), nodes_of(recipe.guide, batch)
     assert factorisation("p", p) == "p(z) p(image | z) p(label | z) p(caption | z)"
-    seen = "image, caption" if name == "mvae_cross" else "image, label, caption"  # no encoder of labels there
-    assert factorisation("q", q) == f"q(z | {seen})"
+    partial = {"mvae_cross": "image, caption", "vcca": "image"}  # what has no encoder there is not seen
+    assert factorisation("q", q) == f"q(z | {partial.get(name, 'image, label, caption')})"
 
 
 def each(pattern: str, names: tuple[str, ...] = NAMES) -> str:
@@ -110,6 +110,8 @@ LAYERS = {
         f"{TOP} q(z_2 | z, {LEVELS}) q(z_1 | z, z_2, {LEVELS})",
     ),
     **dict.fromkeys(PRIVATE, ("p(z) " + WITH_PRIVATE, f"{TOP} " + each("q(w_{m} | {m})"))),
+    "vcca_private": ("p(z) " + WITH_PRIVATE, "q(z | image) " + each("q(w_{m} | {m})")),
+    "cada_vae": ("p(z) " + each("p({m} | z)"), TOP),
     "m2": ("p(z) p(c) p(label | c) p(image | z, c) p(caption | z, c)", "q(z | image, label, caption)"),
     # MFM's factor of the label is the shared one: no private latent.
     "mfm": (

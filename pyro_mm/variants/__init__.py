@@ -5,10 +5,14 @@ has them; any guide goes on any other page's model of the same sites: `z`, and w
 (hierarchies) or `w_<m>`.
 """
 
+from pyro_mm.variants.avae import avae, avae_staged, avae_wasserstein
+from pyro_mm.variants.cada_vae import cada_vae
+from pyro_mm.variants.cross_modal_vae import cross_modal_vae
 from pyro_mm.variants.cvae import cvae
 from pyro_mm.variants.dmvae import dmvae
 from pyro_mm.variants.jmvae import jmvae, jmvae_kl, jmvae_zero
 from pyro_mm.variants.m2 import m2
+from pyro_mm.variants.mcvae import mcvae
 from pyro_mm.variants.mfm import mfm
 from pyro_mm.variants.mhvae import mhvae_2020, mhvae_2023
 from pyro_mm.variants.mmvae import mmvae, mmvae_dreg, mmvae_iwae
@@ -18,10 +22,18 @@ from pyro_mm.variants.muse import muse
 from pyro_mm.variants.mvae import mvae, mvae_sampled
 from pyro_mm.variants.mvae_cross import mvae_cross
 from pyro_mm.variants.nexus import hierarchical_mmvae, hierarchical_mvae, nexus, nexus_elbo
+from pyro_mm.variants.scan import scan
 from pyro_mm.variants.vae import vae
+from pyro_mm.variants.vcca import bivcca, vcca, vcca_private
 
 __all__ = [
+    "avae",
+    "avae_staged",
+    "avae_wasserstein",
+    "bivcca",
+    "cada_vae",
     "cmvae",
+    "cross_modal_vae",
     "cvae",
     "dmvae",
     "hierarchical_mmvae",
@@ -30,6 +42,7 @@ __all__ = [
     "jmvae_kl",
     "jmvae_zero",
     "m2",
+    "mcvae",
     "mfm",
     "mhvae_2020",
     "mhvae_2023",
@@ -45,5 +58,8 @@ __all__ = [
     "mvae_sampled",
     "nexus",
     "nexus_elbo",
+    "scan",
     "vae",
+    "vcca",
+    "vcca_private",
 ]

@@ -2,6 +2,7 @@
 
 TWO_FLOORS = {"hierarchical_mmvae", "hierarchical_mvae", "muse", "nexus", "nexus_elbo"}
 TRUNKS = {"mhvae_2020", "mhvae_2023"}
-PRIVATE = {"cmvae", "dmvae", "mfm", "mmvaeplus"}
+PRIVATE = {"cmvae", "dmvae", "mfm", "mmvaeplus", "vcca_private"}
 CLASSED = {"m2"}  # test_m2.py
-LAYERED = TWO_FLOORS | TRUNKS | PRIVATE | CLASSED
+NO_DENSITY = {"cada_vae"}  # test_cada_vae.py
+LAYERED = TWO_FLOORS | TRUNKS | PRIVATE | CLASSED | NO_DENSITY

@@ -30,6 +30,7 @@ OPTIONS: dict[str, dict[str, int]] = {
     "jmvae": {"width": 16},
     "jmvae_zero": {"width": 16},
     "jmvae_kl": {"width": 16},
+    "scan": {"vision_beta": 1},
     "mmvae_iwae": {"k": 3},
     "mmvae_dreg": {"k": 3},
 }

@@ -40,6 +40,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "dmvae": {"private": 2},
     "mmvaeplus": {"private": 1},
     "cmvae": {"private": 1, "clusters": 3},
+    "vcca_private": {"private": 2},
 }
 QUADRATURE = {"mmvaeplus", "cmvae"}
 NAMES = list(OPTIONS)
