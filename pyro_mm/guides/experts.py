@@ -33,6 +33,9 @@ class Experts(nn.Module):
         TypeError: `prior` is given and `fuse` has no such argument.
     """
 
+    symbol: str = "q"
+    """What it is called in printed objectives."""
+
     def __init__(self, encoders: Mapping[str, nn.Module], fuse: Fusion, prior: nn.Module | None = None) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)

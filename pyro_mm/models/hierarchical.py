@@ -78,12 +78,20 @@ class Independent(nn.Module):
     Args:
         decoders: name -> network z_m -> p(x_m | z_m).
         priors: name -> p(z_m), or its dimension for N(0, I).
+        whole: also run what is hidden in every row, for a guide that knows what to make of it; by default it is left
+            out, as nothing of it would be scored.
     """
 
-    def __init__(self, decoders: Mapping[str, nn.Module], priors: Mapping[str, int | nn.Module]) -> None:
+    no_likelihood: str | None = None
+    """Why the pair has no likelihood, for systems whose prior is made of the data."""
+
+    def __init__(
+        self, decoders: Mapping[str, nn.Module], priors: Mapping[str, int | nn.Module], whole: bool = False
+    ) -> None:
         super().__init__()
         self.decoders = nn.ModuleDict(decoders)
         self.priors = nn.ModuleDict({m: as_prior(p) for m, p in priors.items()})
+        self.whole = whole
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -93,7 +101,7 @@ class Independent(nn.Module):
     def forward(self, batch: Batch) -> None:
         with pyro.plate("data", len(batch), dim=-1):
             for m, decode in self.decoders.items():
-                if m in batch.hidden:
+                if m in batch.hidden and not self.whole:
                     continue
                 with poutine.mask(mask=presence(batch, m)):
                     z = pyro.sample(f"z_{m}", self.priors[m]())

@@ -3,25 +3,32 @@
 from pyro_mm.objectives.algebra import Objective, Term, total
 from pyro_mm.objectives.coded import coded
 from pyro_mm.objectives.distance import symmetric_kl, wasserstein
-from pyro_mm.objectives.elbo import componentwise_elbo, elbo, kl, nll
+from pyro_mm.objectives.elbo import componentwise_elbo, componentwise_kl, elbo, kl, nll
+from pyro_mm.objectives.mixing import Shares, entropy, shared_elbo
 from pyro_mm.objectives.mmd import mmd
 from pyro_mm.objectives.multisample import dreg, iwae, looser
+from pyro_mm.objectives.mutual import mutual
 from pyro_mm.objectives.schedules import Schedule, Warmup
 
 __all__ = [
     "Objective",
     "Schedule",
+    "Shares",
     "Term",
     "Warmup",
     "coded",
     "componentwise_elbo",
+    "componentwise_kl",
     "dreg",
     "elbo",
+    "entropy",
     "iwae",
     "kl",
     "looser",
     "mmd",
+    "mutual",
     "nll",
+    "shared_elbo",
     "symmetric_kl",
     "total",
     "wasserstein",

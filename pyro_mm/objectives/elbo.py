@@ -13,12 +13,13 @@ from pyro_mm.batch import Batch
 from pyro_mm.distributions import Mixture
 from pyro_mm.handlers import Given, InSubsets, Program, Scale, frozen, masked, particles, rows_of
 from pyro_mm.objectives.algebra import Objective, Term
+from pyro_mm.objectives.components import component_kl
 from pyro_mm.objectives.formula import q_of, targets_of, tex
 from pyro_mm.objectives.scaling import Weights, known_weights
 from pyro_mm.objectives.schedules import Schedule, symbol_of, value_of
 from pyro_mm.weights import Run, Site, replay, run_pair
 
-__all__ = ["componentwise_elbo", "elbo", "kl", "nll"]
+__all__ = ["componentwise_elbo", "componentwise_kl", "elbo", "kl", "nll"]
 
 
 def elbo(
@@ -82,6 +83,15 @@ def kl(q: Program, p: Program, *, particles: int = 1, analytic: bool = True) -> 
     In closed form where torch has one; sampled for mixtures.
     """
     return Objective([(1.0, Divergence(p, q, 1.0, {}, particles, "analytic" if analytic else "sampled", False, None))])
+
+
+def componentwise_kl(q: Program, p: Program) -> Objective:
+    """sum_j w_j KL(q_j || p) or sum_j w_j KL(q || p_j), whichever guide draws from a `Mixture`; a mean over rows.
+
+    In closed form, and at least KL(q || p).  With q = sum_j w_j q_j and p = prod_j q_j^w_j, normalised, it is the
+    Jensen-Shannon divergence with a geometric mean of mmJSD (Sutter et al. 2020).
+    """
+    return Objective([(1.0, Divergence(p, q, 1.0, {}, 1, "components", False, None))])
 
 
 def nll(model: Program, guide: Program, *, weights: Weights | None = None, particles: int = 1) -> Objective:
@@ -176,7 +186,8 @@ class Elbo(Term):
         if self.kl_kind in ("analytic", "components"):
             # The live distribution, not `scored`: frozen, the closed form would have no gradient for the guide.
             fn = pair.guide[p.name].fn
-            by_parts = self.kl_kind == "components" and isinstance(fn, Mixture)
+            mixed = isinstance(fn, Mixture) or isinstance(p.fn, Mixture)
+            by_parts = self.kl_kind == "components" and mixed
             value = component_kl(fn, p.fn) if by_parts else closed_kl(fn, p.fn)
             if value is not None:
                 require_valid_analytic_kl(pair, p.name)
@@ -197,7 +208,8 @@ class Elbo(Term):
             divergence = f"mean_j KL({q}_j || p(z))" if self.kl_kind == "components" else f"KL({q} || p(z))"
             body = f"(E_{q}[{p}] - {beta}{divergence})"
         groups = getattr(self.guide, "subsets", None)
-        return f"sum_S {body}, S in {groups.extra_repr()}" if groups is not None else body
+        share = getattr(self.guide, "share", "")
+        return f"sum_S {share}{body}, S in {groups.extra_repr()}" if groups is not None else body
 
     def _weighted_likelihoods(self) -> list[str]:
         out = []
@@ -216,7 +228,8 @@ class Divergence(Elbo):
     label, sign = "kl", 1
 
     def formula(self) -> str:
-        return f"KL({q_of(self.guide)} || {q_of(self.model)})"
+        kind = "mean_j KL_j" if self.kl_kind == "components" else "KL"
+        return f"{kind}({q_of(self.guide)} || {q_of(self.model)})"
 
     def _total(self, pair: Run, scored: dict[str, Site], rows: int) -> Tensor:
         loss = super()._total(pair, scored, rows)
@@ -259,15 +272,6 @@ def require_reparameterised(*sites: Site) -> None:
                 f"guide site '{q.name}' ({type(q.fn).__name__}) is not reparameterised: use "
                 "elbo(..., estimator=TraceEnum_ELBO(...)) or another Pyro ELBO"
             )
-
-
-def component_kl(q: Mixture, p: Any) -> Tensor:
-    """sum_j w_j KL(q_j || p) over the batch shape, p with that batch shape."""
-    base = p.base_dist
-    prior = type(base)(base.loc.unsqueeze(-2), base.scale.unsqueeze(-2), validate_args=False).to_event(1)
-    each = kl_divergence(q.components(), prior)
-    weights = q.log_weights.exp()
-    return (weights * torch.where(weights > 0, each, 0.0)).sum(-1)
 
 
 def require_valid_analytic_kl(pair: Run, name: str) -> None:

@@ -17,6 +17,8 @@ def targets_of(model: Any) -> str:
 
 def q_of(guide: Any) -> str:
     """A guide as `q(z | image, label)`; a program without names is `q(z | x)`."""
+    if getattr(innermost(guide), "unconditional", False):
+        return "p(z)"
     kind = getattr(innermost(guide), "symbol", "q")
     if isinstance(guide, InSubsets):
         return f"{kind}(z | x_S)"

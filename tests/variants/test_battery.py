@@ -25,14 +25,22 @@ from tests.helpers.layered import LAYERED
 
 DIMS = {"a": 6, "b": 5, "c": 4, "d": 3}
 K = 10_000
-OPTIONS: dict[str, dict[str, int]] = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "cvae": {"width": 16},
     "jmvae": {"width": 16},
     "jmvae_zero": {"width": 16},
     "jmvae_kl": {"width": 16},
+    "telbo": {"width": 16},
+    "vaevae": {"width": 16},
+    "jnf": {"width": 16, "hidden": (8,)},
+    "set_attention": {"width": 16, "heads": 2, "layers": 1},
+    "smvae": {"width": 16, "heads": 2, "layers": 1},
+    "global_workspace": {"width": 16, "heads": 2, "slots": 2},
     "scan": {"vision_beta": 1},
     "mmvae_iwae": {"k": 3},
     "mmvae_dreg": {"k": 3},
+    "m2vae": {"width": 16},
+    "sum_pooling": {"width": 48},
 }
 # What separates the trained guide's ELBO from log p, in nats: a mixture of unimodal experts cannot come closer.
 LARGEST_GAP = {"mmvae": 4.0, "mmvae_iwae": 6.0, "mmvae_dreg": 6.0, "mopoe": 2.5, "mopoe_density": 2.0}
