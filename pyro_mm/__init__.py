@@ -39,7 +39,7 @@ from pyro_mm.guides import (
     random_views,
     semi_implicit,
 )
-from pyro_mm.handlers import RandomSubsets, frozen, given, in_subsets, particles
+from pyro_mm.handlers import RandomSubsets, frozen, given, in_rows, in_subsets, particles
 from pyro_mm.judges import Judges, train_judges
 from pyro_mm.modality import Modality
 from pyro_mm.models import Hierarchical, Joint, Private
@@ -92,6 +92,7 @@ __all__ = [
     "given",
     "guides",
     "handlers",
+    "in_rows",
     "in_subsets",
     "iwae",
     "k_curve",
