@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,16 +20,18 @@ import torch
 from pyro_mm.objectives import elbo
 from pyro_mm.ranks import Ranks, derived_seed
 from pyro_mm.training import fit
+from tests.helpers.parallel import exact_loss
 from tests.helpers.training import data, pair
-from tests.helpers.two_processes import exact_loss
 
 ROOT = Path(__file__).resolve().parents[1]
-SECONDS = 400  # on a machine that does other things as well
+SECONDS = 550  # on a machine that does other things as well
 
 
 @pytest.fixture(scope="session")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the processes wrote their results; made once for all of xdist's workers."""
+    if not hasattr(os, "fork"):
+        pytest.skip("this system cannot fork")
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "two_processes"
     done = folder / "done"
@@ -59,7 +62,7 @@ def numbers(result: dict[str, Any]) -> torch.Tensor:
     return torch.tensor([*result["parameters"], *logged], dtype=torch.float64)
 
 
-@pytest.mark.parametrize("name", ["keyed", "keyed_mixture", "keyed_subsets", "without_noise"])
+@pytest.mark.parametrize("name", ["keyed", "keyed_mixture", "keyed_subsets", "without_noise", "stages", "blocks"])
 def test_two_processes_train_as_one(name, found):
     """The same minibatches, the last of them uneven, and the same noise: weights, logs and validation to rounding."""
     first, second, one = (numbers(found[n][name]) for n in ("2-0", "2-1", "1-0"))
@@ -77,7 +80,7 @@ def test_the_loss_over_processes_is_unbiased(found):
     """19 rows as 8 + 8 + 3, of which one process has 2 and the other 1: the mean over epochs is the exact ELBO."""
     losses = torch.tensor(found["2-0"]["monte_carlo"]["losses"], dtype=torch.float64)
     error = losses.std() / len(losses) ** 0.5
-    assert error < 0.02 and abs(losses.mean() - exact_loss()) < 4 * error
+    assert error < 0.03 and abs(losses.mean() - exact_loss()) < 4 * error
 
 
 def test_networks_may_be_left_out_of_a_step(found):
@@ -152,6 +155,12 @@ def test_one_process_asks_nobody():
 def test_derived_seeds_differ():
     seeds = {derived_seed(seed, "rank", rank) for seed in range(30) for rank in range(30)}
     assert len(seeds) == 900 and max(seeds) < 2**32 and derived_seed(1, "a") == derived_seed(1, "a")
+
+
+def test_only_whole_models_in_every_process():
+    sharded = SimpleNamespace(world_size=2, strategy=SimpleNamespace())
+    with pytest.raises(ValueError, match=r"several processes by strategy .ddp. only, .* got SimpleNamespace"):
+        fit(elbo(*pair()), data(), 1, fabric=sharded)
 
 
 def test_torchruns_processes_must_be_as_many_as_asked_for(monkeypatch):

@@ -15,6 +15,7 @@ from pyro_mm.batch import Batch
 from pyro_mm.data.array_files import Column, columns
 from pyro_mm.ingest import ingest
 from pyro_mm.modality import Modality, names_of
+from pyro_mm.ranks import Ranks
 
 __all__ = ["MASK", "BlockSampler", "OnDisk"]
 
@@ -41,6 +42,9 @@ class OnDisk(Dataset[Batch]):
         ValueError: naming the modality, for another number of rows, another shape, or a mask that is none; and when
             rows are read, for values outside a likelihood's support or rows that are NaN in part.
     """
+
+    fixed = True
+    """A row is the same whenever it is read: runs that are resumed are checked against some."""
 
     def __init__(
         self,
@@ -111,17 +115,22 @@ class OnDisk(Dataset[Batch]):
 class BlockSampler(Sampler[int]):
     """The rows of a data set by its own `permutation`, for `DataLoader(data, sampler=BlockSampler(data), ...)`.
 
-    `fit` keeps the place of `generator` in its checkpoints.
+    `fit` keeps the place of `generator` in its checkpoints.  Of several processes each has every n-th row of the order.
     """
+
+    shares_rows = True
+    """Nobody else need share them out."""
 
     def __init__(self, data: OnDisk, seed: int = 0) -> None:
         self.data, self.generator = data, torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
-        return len(self.data)
+        ranks = Ranks.now()
+        return len(range(ranks.rank, len(self.data), ranks.world))
 
     def __iter__(self) -> Iterator[int]:
-        for part in self.data.permutation(self.generator).split(1 << 16):
+        ranks = Ranks.now()
+        for part in self.data.permutation(self.generator)[ranks.rank :: ranks.world].split(1 << 16):
             yield from part.tolist()
 
 

@@ -122,7 +122,10 @@ def fit(
     engine = make_fabric(accelerator, devices, precision, strategy) if fabric is None else launched(fabric)
     ranks = Ranks(engine.global_rank, engine.world_size)
     train, valid = _sources(data, validation, batch_size, seed, engine, ranks)
-    facts: dict[str, Any] = {"data": fingerprint(data), "validation": validation is not None and fingerprint(validation)}
+    facts: dict[str, Any] = {
+        "data": fingerprint(data),
+        "validation": validation is not None and fingerprint(validation),
+    }
     facts |= {"batch_size": train.size, **({"ranks": ranks.world} if ranks.several else {})}
     config = config_of(stages, options, facts, engine.strategy.precision.precision)
     saved = None
@@ -159,5 +162,6 @@ def _sources(
     share = (ranks.rank, ranks.world)
     train = source(data, size, order, share)
     if isinstance(train, Loader) and ranks.several:
-        train = Loader(fabric.setup_dataloaders(data, move_to_device=False))
+        replaced = not getattr(getattr(data, "sampler", None), "shares_rows", False)
+        train = Loader(fabric.setup_dataloaders(data, use_distributed_sampler=replaced, move_to_device=False))
     return train, source(validation, size, share=share) if validation is not None else None

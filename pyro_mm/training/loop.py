@@ -272,7 +272,7 @@ class Loop:
         if self.fabric.is_global_zero:
             try:
                 self._write(ranks)
-            except OSError as caught:
+            except Exception as caught:  # which all are to hear of
                 error = caught
         if failed := self.ranks.gathered(error)[0]:
             raise failed

@@ -52,10 +52,14 @@ class Rows:
 
     def open(self, epoch: int = 0, skip: int = 0) -> Iterator[Batch]:
         """One pass without its first `skip` minibatches, which are not even read."""
-        order, (rank, world) = self._order(), self.share
-        parts = list(order[rank::world].split(self.size)) if rank < len(order) else []
-        parts += [order[:1]] * (ceil(ceil(len(order) / world) / self.size) - len(parts))
-        return map(self._take, parts[skip:])
+        order, (rank, world), size = self._order(), self.share, self.size
+        own = order[rank::world]
+
+        def minibatch(i: int) -> Batch:
+            rows = own[i * size : (i + 1) * size]
+            return self._take(rows if len(rows) else order[:1])
+
+        return map(minibatch, range(skip, ceil(ceil(len(order) / world) / size)))
 
     def counts(self, number: int) -> tuple[int, int]:
         """Rows of minibatch `number` of a pass: this rank's, and those of all ranks together."""
@@ -171,13 +175,16 @@ def as_batch(items: Any) -> Batch:
 
 
 def fingerprint(data: Data) -> dict[str, Any]:
-    """What tells these data from others: rows, and for a Batch the event shapes and a checksum of 32 of its rows."""
-    if not isinstance(data, Batch):
-        inner = data.dataset if isinstance(data, DataLoader) else data
-        return {"rows": len(cast(Sized, inner)) if hasattr(inner, "__len__") else None}
-    some = data[torch.linspace(0, len(data) - 1, min(32, len(data))).long()].to("cpu")
+    """What tells these data from others: rows; of a Batch, or a data set that says it is `fixed`, also event shapes and
+    a checksum of 32 rows.
+    """
+    inner: Any = data.dataset if isinstance(data, DataLoader) else data
+    n = len(inner) if hasattr(inner, "__len__") else None
+    if not n or not (isinstance(inner, Batch) or getattr(inner, "fixed", False)):
+        return {"rows": n}
+    some = inner.__getitems__(torch.linspace(0, n - 1, min(32, n), dtype=torch.float64).long().tolist()).to("cpu")
     parts = [t.contiguous().view(torch.uint8) for v in (some.x, some.mask) for t in v.values() if t.numel()]
     check = 0
     for part in parts:
         check = zlib.crc32(part.numpy().tobytes(), check)
-    return {"rows": len(data), "shapes": {m: list(v.shape[1:]) for m, v in data.x.items()}, "checksum": check}
+    return {"rows": n, "shapes": {m: list(v.shape[1:]) for m, v in some.x.items()}, "checksum": check}

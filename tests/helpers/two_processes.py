@@ -19,17 +19,19 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from pyro_mm.batch import Batch
+from pyro_mm.data import BlockSampler, OnDisk, write_rows
 from pyro_mm.evaluation import log_conditional, log_marginal, sharded
 from pyro_mm.guides import Experts, mixture_of_experts
 from pyro_mm.modality import encoders
 from pyro_mm.objectives import elbo
-from pyro_mm.training import NonFiniteLoss, fit
+from pyro_mm.training import NonFiniteLoss, Stage, fit
 from pyro_mm.variants import mvae_sampled
 from tests.helpers.oracle import LG, MeanField
-from tests.helpers.training import MODALITIES, At, Noisy, data, pair, raising, rows_of
+from tests.helpers.parallel import Fixed, Shared, Spoilt, Stream, doubled, seeded, told
+from tests.helpers.training import MODALITIES, At, Noisy, data, pair, raising
 
 ROWS = 8  # of a minibatch of all processes together
 DEAD = "label"  # the modality that no row has in `unused`
@@ -41,7 +43,7 @@ class World:
     def __init__(self, rank: int, size: int, out: Path) -> None:
         self.rank, self.size, self.out = rank, size, out
 
-    def fit(self, objective: Any, rows: Any, epochs: int = 3, **options: Any) -> Any:
+    def fit(self, objective: Any, rows: Any, epochs: int | None = 3, **options: Any) -> Any:
         own = {
             "batch_size": ROWS // self.size,
             "accelerator": "cpu",
@@ -50,15 +52,6 @@ class World:
             "seed": 3,
         } | options
         return fit(objective, rows, epochs, **own)
-
-
-def told(history: Any, objective: nn.Module) -> dict[str, Any]:
-    flat = torch.cat([p.detach().double().flatten() for p in objective.parameters()])
-    return {"rows": rows_of(history), "parameters": flat.tolist(), "stopped": history.stopped_early}
-
-
-def doubled(batch: Batch) -> Batch:
-    return batch.to(torch.float64)
 
 
 def keyed(world: World) -> dict[str, Any]:
@@ -81,31 +74,26 @@ def keyed_subsets(world: World) -> dict[str, Any]:
     return told(world.fit(objective, doubled(data(23)), noise_by_row=True), objective)
 
 
-def seeded(module: nn.Module) -> dict[str, Any]:
-    """A state that does not depend on where torch's stream stands."""
-    g = torch.Generator().manual_seed(11)
-    state = {n: 0.3 * torch.randn(v.shape, generator=g, dtype=torch.float64) for n, v in module.named_parameters()}
-    return module.state_dict() | state
-
-
-class Fixed(nn.Module):
-    """A loss without randomness."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = nn.Linear(3, 2).double()
-        with torch.no_grad():
-            self.net.weight.copy_(torch.arange(6.0).view(2, 3) / 6)
-            self.net.bias.zero_()
-
-    def forward(self, batch: Batch) -> Any:
-        return (self.net(batch.x["image"]) - batch.x["count"] / 16).square().sum(-1).mean()
-
-
 def without_noise(world: World) -> dict[str, Any]:
     """9 rows in minibatches of 8: of the second the second process has none."""
     objective = Fixed()
     return told(world.fit(objective, doubled(data(9)), validation=doubled(data(3, seed=2))), objective)
+
+
+def stages(world: World) -> dict[str, Any]:
+    """The same modules in two stages, of which the second moves the guide alone."""
+    model, guide = (part.double() for part in pair())
+    both = [Stage(elbo(model, guide), 2, name="all"), Stage(elbo(model, guide), 2, train=guide, name="guide")]
+    history = world.fit(both, doubled(data(13)), None, noise_by_row=True, validation=doubled(data(5, seed=2)))
+    return told(history, nn.ModuleList([model, guide]))
+
+
+def blocks(world: World) -> dict[str, Any]:
+    """Rows on disk, in blocks, through a DataLoader."""
+    rows = OnDisk(world.out / "rows", MODALITIES, block=4, buffer=2, dtype=torch.float64)
+    loader = DataLoader(rows, ROWS // world.size, sampler=BlockSampler(rows), collate_fn=Batch.collate)
+    objective = elbo(*pair()).double()
+    return told(world.fit(objective, loader, noise_by_row=True), objective)
 
 
 def unused(world: World) -> dict[str, Any]:
@@ -115,18 +103,6 @@ def unused(world: World) -> dict[str, Any]:
     history = world.fit(objective, data(23).without(DEAD), strategy="ddp" if world.size > 1 else None)
     still = [n for n, p in objective.named_parameters() if torch.equal(p, before[n])]
     return told(history, objective) | {"still": len(still), "all": len(before)}
-
-
-class Shared(Noisy):
-    """Remembers which rows this process was asked for."""
-
-    def __init__(self, batch: Batch) -> None:
-        super().__init__(batch)
-        self.asked: list[int] = []
-
-    def __getitems__(self, rows: list[int]) -> Batch:
-        self.asked += rows
-        return super().__getitems__(rows)
 
 
 def streams(world: World) -> dict[str, Any]:
@@ -141,35 +117,8 @@ def monte_carlo(world: World) -> dict[str, Any]:
     lg = LG()
     objective = elbo(lg.model(), MeanField(lg))
     still = functools.partial(torch.optim.SGD, lr=0.0)
-    history = world.fit(objective, lg.data(19), 60, lr=None, optimiser=still)
+    history = world.fit(objective, lg.data(19), 30, lr=None, optimiser=still)
     return {"losses": history["loss"]}
-
-
-def exact_loss() -> float:
-    """Minus the mean ELBO of `monte_carlo`, in closed form."""
-    lg = LG()
-    batch, guide = lg.data(19), MeanField(lg)
-    with torch.no_grad():
-        loc, scale = guide.moments(batch)
-        bound = -0.5 * (loc.square() + scale.square() - 1 - 2 * scale.log()).sum(-1)
-        for m in lg.dims:
-            mean, sd = loc @ lg.w[m].T + lg.b[m], torch.tensor(lg.s[m])
-            spread = (lg.w[m].square() * scale.square()).sum()
-            bound = bound + torch.distributions.Normal(mean, sd).log_prob(batch.x[m]).sum(-1) - spread / (2 * sd**2)
-    return -bound.mean().item()
-
-
-class Spoilt(nn.Module):
-    """NaN from one process at one call, in training or in evaluation."""
-
-    def __init__(self, objective: nn.Module, call: int, training: bool, here: bool) -> None:
-        super().__init__()
-        self.objective, self.call, self.when, self.here, self.count = objective, call, training, here, 0
-
-    def forward(self, batch: Batch) -> Any:
-        loss = self.objective(batch)
-        self.count += self.training is self.when
-        return loss * (torch.nan if self.here and self.training is self.when and self.count == self.call else 1.0)
 
 
 def not_finite(world: World, training: bool) -> dict[str, Any]:
@@ -217,16 +166,6 @@ def stopped_by_one(world: World) -> dict[str, Any]:
     return told(world.fit(objective, data(23), callbacks=[At(2, stop)]), objective)
 
 
-class Stream(IterableDataset):
-    """More minibatches for the first process than for the second."""
-
-    def __init__(self, batches: int) -> None:
-        self.batches = batches
-
-    def __iter__(self) -> Any:
-        return iter([data(4, seed=i) for i in range(self.batches)])
-
-
 def loaders(world: World) -> dict[str, Any]:
     g = torch.Generator().manual_seed(1)
     shuffled = DataLoader(data(23), 4, shuffle=True, generator=g, collate_fn=Batch.collate)
@@ -263,7 +202,8 @@ def own_signal(number: int) -> Callable[[Any], Any]:
 
 
 BOTH: dict[str, Callable[[World], Any]] = {
-    **{f.__name__: f for f in (keyed, keyed_mixture, keyed_subsets, without_noise, evaluated)},
+    **{f.__name__: f for f in (keyed, keyed_mixture, keyed_subsets, without_noise)},
+    **{f.__name__: f for f in (stages, blocks, evaluated)},
     "sigterm": functools.partial(interrupted, ask=own_signal(signal.SIGTERM), folder="sigterm"),
 }
 TWO: dict[str, Callable[[World], Any]] = {
@@ -295,12 +235,13 @@ def main(out: Path) -> None:
         port = free.getsockname()[1]
     import lightning_fabric  # noqa: F401  # once, for both
 
+    write_rows(out / "rows", data(23))
     context = mp.get_context("fork")
     both = [context.Process(target=run, args=(rank, 2, out, port), daemon=True) for rank in range(2)]
     for process in both:
         process.start()
     for process in both:
-        process.join(240)
+        process.join(500)
     if any(process.exitcode != 0 for process in both):
         sys.exit(f"exit codes {[process.exitcode for process in both]}")
     run(0, 1, out, port)

@@ -120,6 +120,9 @@ def test_fingerprints_tell_data_apart():
     assert fingerprint(changed)["checksum"] != one["checksum"]
     hidden = Batch(data().x, {"label": torch.arange(22) > 0})
     assert fingerprint(hidden)["checksum"] != one["checksum"]
+    still = Noisy(data())
+    still.fixed, still.__getitems__ = True, still.batch.__getitems__
+    assert fingerprint(still) == one == fingerprint(DataLoader(still, 3))
     assert fingerprint(Noisy(data())) == fingerprint(DataLoader(Noisy(data()), 3)) == {"rows": 22}
 
 
