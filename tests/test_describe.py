@@ -111,7 +111,7 @@ LAYERS = {
     ),
     **dict.fromkeys(PRIVATE, ("p(z) " + WITH_PRIVATE, f"{TOP} " + each("q(w_{m} | {m})"))),
     "vcca_private": ("p(z) " + WITH_PRIVATE, "q(z | image) " + each("q(w_{m} | {m})")),
-    "cada_vae": ("p(z) " + each("p({m} | z)"), TOP),
+    **dict.fromkeys(("cada_vae", "meme"), ("p(z) " + each("p({m} | z)"), TOP)),
     "m2": ("p(z) p(c) p(label | c) p(image | z, c) p(caption | z, c)", "q(z | image, label, caption)"),
     # MFM's factor of the label is the shared one: no private latent.
     "mfm": (

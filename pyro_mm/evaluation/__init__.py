@@ -12,6 +12,7 @@ from pyro_mm.evaluation.conditional import log_conditional, log_conditional_diff
 from pyro_mm.evaluation.curves import KCurve, k_curve
 from pyro_mm.evaluation.disentanglement import Disentanglement, disentanglement
 from pyro_mm.evaluation.evidence import Evidence, NoLikelihood
+from pyro_mm.evaluation.flow_product import product_of_flows
 from pyro_mm.evaluation.frechet import Rank, frechet, frechet_distance, rank, split_half
 from pyro_mm.evaluation.gaps import Gaps, gaps
 from pyro_mm.evaluation.generation import Posterior, encode, generate, simulate
@@ -24,6 +25,7 @@ from pyro_mm.evaluation.sandwich import sandwich
 from pyro_mm.evaluation.sharded import sharded
 
 __all__ = [
+    "MEANING",
     "Bits",
     "Calibration",
     "Cascade",
@@ -39,7 +41,6 @@ __all__ = [
     "HMCFit",
     "KCurve",
     "Laplace",
-    "MEANING",
     "Means",
     "NoLikelihood",
     "PairError",
@@ -69,6 +70,7 @@ __all__ = [
     "log_marginal",
     "log_marginal_ais",
     "plug_in",
+    "product_of_flows",
     "psis",
     "psis_estimate",
     "rank",

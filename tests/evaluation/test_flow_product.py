@@ -18,15 +18,15 @@ def z_score(draws: Tensor, mean: Tensor) -> Tensor:
 def test_without_flows_the_product_is_that_of_gaussians():
     oracle, guide = made(flat=True)
     batch = rows(oracle, "ab", "bc", "abc", "a")
-    program = product_of_flows(guide, warmup=40, steps=20, leaps=5)
+    program = product_of_flows(guide, warmup=30, steps=12, leaps=5)
     torch.manual_seed(3)
-    draws = program.draws(batch, 300)
+    draws = program.draws(batch, 200)
     q = {m: guide.encoders[m](batch.x[m]).base_dist for m in DIMS}
     loc, scale = (torch.stack([getattr(q[m], part) for m in DIMS], -2) for part in ("loc", "scale"))
     mask = torch.stack([batch.mask[m] for m in DIMS], -1)
     exact = product_of_posteriors(loc, scale, mask).base_dist
     assert bool((z_score(draws[:, :2], exact.loc[:2]).abs() < 4).all())
-    torch.testing.assert_close(draws[:, :2].std(0), exact.scale[:2], rtol=0.17, atol=0)
+    torch.testing.assert_close(draws[:, :2].std(0), exact.scale[:2], rtol=0.2, atol=0)
     assert bool(program.acceptance[2:].isnan().all())
     assert bool((program.acceptance[:2] > 0.5).all()) and bool((program.step[:2] > 0.1).all())
     own = guide.posterior(batch)
