@@ -44,6 +44,7 @@ from pyro_mm.judges import Judges, train_judges
 from pyro_mm.modality import Modality
 from pyro_mm.models import Hierarchical, Joint, Private
 from pyro_mm.objectives import Warmup, componentwise_elbo, dreg, elbo, iwae, kl, looser, nll
+from pyro_mm.post_hoc import with_prior
 from pyro_mm.recipe import Paper, Recipe
 from pyro_mm.storage import load, save
 from pyro_mm.training import History, NonFiniteLoss, Stage, fit, svi
@@ -121,4 +122,5 @@ __all__ = [
     "svi",
     "train_judges",
     "variants",
+    "with_prior",
 ]

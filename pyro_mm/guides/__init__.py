@@ -1,5 +1,6 @@
 """Inference programs: each is an `nn.Module` whose `forward(batch)` is a Pyro guide with the model's sites."""
 
+from pyro_mm.guides.backed import backed
 from pyro_mm.guides.bottom_up import BottomUp, Unimodal
 from pyro_mm.guides.classed import ClassExperts, Classifier, Enumerated
 from pyro_mm.guides.dropout import kept_sets, perceptual_dropout
@@ -62,6 +63,7 @@ __all__ = [
     "Unimodal",
     "WeightedProduct",
     "Workspace",
+    "backed",
     "barycentre",
     "conjunction",
     "geometric_mean",

@@ -5,6 +5,7 @@ from pyro_mm.models.conditional import Conditional
 from pyro_mm.models.directed import Directed
 from pyro_mm.models.hierarchical import Hierarchical, Independent
 from pyro_mm.models.joint import Joint
+from pyro_mm.models.learnt_priors import FlowPrior, GaussianMixture, VampPrior
 from pyro_mm.models.priors import Clusters, LearntScale, StandardNormal
 from pyro_mm.models.private import Private, WithPriors
 from pyro_mm.models.pseudo import PseudoPool, PseudoSamples
@@ -14,6 +15,8 @@ __all__ = [
     "Clusters",
     "Conditional",
     "Directed",
+    "FlowPrior",
+    "GaussianMixture",
     "Hierarchical",
     "Independent",
     "Joint",
@@ -22,5 +25,6 @@ __all__ = [
     "PseudoPool",
     "PseudoSamples",
     "StandardNormal",
+    "VampPrior",
     "WithPriors",
 ]

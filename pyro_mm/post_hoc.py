@@ -1,0 +1,79 @@
+"""Another prior for a trained system: fitted to what its guide makes of the data, and then part of the model.
+
+fit(recipe, data, epochs=50)
+better = with_prior(recipe, FlowPrior(dim))
+fit(better, data)                                   # moves the prior alone
+log_marginal(better.model, better.guide, batch)     # the likelihood under the new prior
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from pyro import poutine
+from torch import nn
+
+from pyro_mm.batch import Batch
+from pyro_mm.guides.backed import backed
+from pyro_mm.guides.unconditional import Prior
+from pyro_mm.handlers import Verb
+from pyro_mm.objectives import kl
+from pyro_mm.recipe import Recipe
+from pyro_mm.training.stages import Stage
+
+__all__ = ["with_prior"]
+
+
+def with_prior(recipe: Recipe, prior: nn.Module, epochs: int = 20, lr: float | None = None) -> Recipe:
+    """The recipe with another p(z), and a `Stage` that fits it to the aggregated posterior.
+
+    The stage minimises the mean over rows of KL(q(z|x) || p(z)) in the prior's own parameters, that is, maximises
+    E_x E_q log p(z) ("ex-post density estimation", Ghosh et al. 2020): of all priors q(z) = E_x q(z|x) would have the
+    largest ELBO.  Decoders and guide are those of `recipe`, shared and held still; likelihoods are those of the new
+    model, and so is what a row with nothing present is.  `save` keeps its parameters, `load` wants the recipe again.
+
+    Args:
+        recipe: of a model with one `prior` of z: `Joint`, `Private`, `Hierarchical`.
+        prior: a module that returns p(z): `GaussianMixture`, `FlowPrior`, `VampPrior`, yours.
+        epochs, lr: of the stage.
+
+    Raises:
+        TypeError: the model has no module `prior`.
+        ValueError: the prior has no parameters of its own to fit.
+    """
+    model, guide = _with(recipe.model, prior), backed(recipe.guide, prior)
+    fixed = {id(p) for part in (recipe.model, recipe.guide) if isinstance(part, nn.Module) for p in part.parameters()}
+    own = nn.ParameterList([p for p in prior.parameters() if id(p) not in fixed])
+    if not len(own):
+        raise ValueError(f"{type(prior).__name__} has no parameters of its own: there is nothing to fit")
+    stage = Stage(kl(Shared(guide), Prior(prior), analytic=False), epochs, own, "prior fit", lr)
+    named: Any = {"model": model, "guide": recipe.guide}
+    return Recipe(
+        f"{recipe.name} with {type(prior).__name__}",
+        model,
+        guide,
+        stages=[stage],
+        modules={k: v for k, v in named.items() if isinstance(v, nn.Module)},
+        modalities=recipe.modalities,
+        config=recipe.config,
+        paper=recipe.paper,
+        means=recipe.means,
+    )
+
+
+class Shared(Verb):
+    """The program's z alone: other latents are drawn, and seen by nobody."""
+
+    def forward(self, batch: Batch) -> Any:
+        with poutine.block(expose=["z"]):
+            return self.program(batch)
+
+
+def _with(model: Any, prior: nn.Module) -> Any:
+    """A copy of the model that shares all its modules but p(z)."""
+    if not isinstance(getattr(model, "prior", None), nn.Module):
+        raise TypeError(f"{type(model).__name__} has no module `prior` that could be replaced")
+    new = copy.copy(model)
+    new._modules = {**model._modules, "prior": prior}
+    return new
