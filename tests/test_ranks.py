@@ -83,6 +83,12 @@ def test_the_loss_over_processes_is_unbiased(found):
     assert error < 0.03 and abs(losses.mean() - exact_loss()) < 4 * error
 
 
+def test_batch_statistics_are_those_of_the_first_process(found):
+    """With and without validation."""
+    first, second = found["2-0"]["batch_norm"], found["2-1"]["batch_norm"]
+    assert first == second and len(first["buffers"]) == 6
+
+
 def test_networks_may_be_left_out_of_a_step(found):
     """Random subsets differ between processes; a modality that no row has leaves its networks where they were."""
     first, second = found["2-0"]["unused"], found["2-1"]["unused"]

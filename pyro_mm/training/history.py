@@ -30,7 +30,7 @@ class History:
 
     Attributes:
         rows: the rows, in order.
-        interrupted: Ctrl-C ended the run; `fit(..., resume=True)` continues it.
+        interrupted: Ctrl-C or SIGTERM ended the run; `fit(..., resume=True)` continues it.
         stopped_early: patience, or a callback, ended a stage before its last epoch.
     """
 

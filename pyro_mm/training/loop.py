@@ -259,7 +259,8 @@ class Loop:
         leg.stopped |= state.stop
 
     def _save(self) -> None:
-        """Write the checkpoint, if there is a folder."""
+        """Write the checkpoint, if there is a folder; batch statistics become rank 0's, as in every step."""
+        self.ranks.alike(self.leg.stage.objective.buffers())
         if self.path is None:
             return
         own = {

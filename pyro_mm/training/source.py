@@ -28,8 +28,8 @@ class Rows:
 
     With a generator the order is drawn anew for every pass; a data set with `permutation(generator)` draws it itself.
     `share = (rank, world)`: all ranks draw the same order and take every world-th row: minibatch i of all ranks
-    together is minibatch i of one process with `size * world` rows.  A rank that has none of the last one repeats a
-    row, which `counts` does not count, so that all make the same number of steps.
+    together is minibatch i of one process with `size * world` rows.  A rank that has none of the last one repeats
+    rows, which `counts` does not count, so that all make the same number of steps.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Rows:
 
         def minibatch(i: int) -> Batch:
             rows = own[i * size : (i + 1) * size]
-            return self._take(rows if len(rows) else order[:1])
+            return self._take(rows if len(rows) else order[:size])
 
         return map(minibatch, range(skip, ceil(ceil(len(order) / world) / size)))
 

@@ -80,6 +80,15 @@ def without_noise(world: World) -> dict[str, Any]:
     return told(world.fit(objective, doubled(data(9)), validation=doubled(data(3, seed=2))), objective)
 
 
+def batch_norm(world: World) -> dict[str, Any]:
+    objective = Fixed(norm=True)
+    history = world.fit(objective, doubled(data(13)), validation=doubled(data(5, seed=2)))
+    unseen = Fixed(norm=True)
+    world.fit(unseen, doubled(data(13)))
+    buffers = [b.tolist() for module in (objective, unseen) for b in module.buffers()]
+    return told(history, objective) | {"buffers": buffers}
+
+
 def stages(world: World) -> dict[str, Any]:
     """The same modules in two stages, of which the second moves the guide alone."""
     model, guide = (part.double() for part in pair())
@@ -208,6 +217,7 @@ BOTH: dict[str, Callable[[World], Any]] = {
 }
 TWO: dict[str, Callable[[World], Any]] = {
     **{f.__name__: f for f in (unused, streams, monte_carlo, own_folders, early, stopped_by_one, loaders)},
+    "batch_norm": batch_norm,
     "nan_in_training": functools.partial(not_finite, training=True),
     "nan_in_validation": functools.partial(not_finite, training=False),
     "callback": functools.partial(interrupted, ask=raising(KeyboardInterrupt()), folder="callback"),
