@@ -48,15 +48,16 @@ def masked_bound(
     """Mean over S of  ELBO(x_S; q(z|x_S)) + E_{q(z|X)} log p(x_rest|z) - beta KL(q(z|X) || q(z|x_S)),  as a loss.
 
     The size of S is uniform in 0..M, then S of that size (Hirt et al. 2024, eqs. 4 and 5).  S empty and S full are both
-    the ELBO of the whole row.
+    the ELBO of the whole row.  A modality is outside S with probability 1/2: that is the weight of its reconstruction
+    from the whole, written as one term.
     """
     count = len(names)
     objective = 2 / (count + 1) * elbo(model, guide, beta=beta, weights=weights, analytic_kl=True)
+    if count > 1:
+        objective = objective + (count - 1) / (2 * (count + 1)) * nll(model, guide, weights=weights)
     for size in range(1, count):
         groups = list(combinations(names, size))
-        rest = [[m for m in names if m not in s] for s in groups]
         seen, whole = in_subsets(guide, groups), in_subsets(guide, [names] * len(groups))
         first = elbo(in_subsets(model, groups), seen, beta=beta, weights=weights, analytic_kl=True)
-        second = nll(in_subsets(model, rest), whole, weights=weights) + beta * kl(whole, seen)
-        objective = objective + 1 / ((count + 1) * comb(count, size)) * (first + second)
+        objective = objective + 1 / ((count + 1) * comb(count, size)) * (first + beta * kl(whole, seen))
     return objective
