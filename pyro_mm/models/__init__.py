@@ -8,7 +8,7 @@ from pyro_mm.models.joint import Joint
 from pyro_mm.models.learnt_priors import FlowPrior, GaussianMixture, VampPrior
 from pyro_mm.models.priors import Clusters, LearntScale, StandardNormal
 from pyro_mm.models.private import Private, WithPriors
-from pyro_mm.models.pseudo import PseudoPool, PseudoSamples
+from pyro_mm.models.pseudo import PseudoSamples
 
 __all__ = [
     "Classed",
@@ -22,7 +22,6 @@ __all__ = [
     "Joint",
     "LearntScale",
     "Private",
-    "PseudoPool",
     "PseudoSamples",
     "StandardNormal",
     "VampPrior",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
@@ -12,7 +10,7 @@ from pyro_mm.distributions import Mixture
 from pyro_mm.modality import Encoder
 from pyro_mm.networks import event_flat
 
-__all__ = ["PseudoPool", "PseudoSamples"]
+__all__ = ["PseudoSamples"]
 
 
 class PseudoSamples(nn.Module):
@@ -38,25 +36,6 @@ class PseudoSamples(nn.Module):
         """Locations and scales `(N, D)` of the parts, and their equal weights `(N,)`."""
         q = self.encoder.distribution(event_flat(self.encoder.net, self.u, self.u.dim() - 1)).base_dist
         return q.loc, q.scale, torch.ones_like(q.loc[:, 0]).detach()
-
-    def forward(self) -> dist.TorchDistribution:
-        return Mixture(*self.moments())
-
-
-class PseudoPool(nn.Module):
-    """The equal mixture of several `PseudoSamples`, of as many parts each."""
-
-    def __init__(self, priors: Sequence[PseudoSamples]) -> None:
-        super().__init__()
-        self.priors = nn.ModuleList(priors)
-
-    def moments(self) -> tuple[Tensor, Tensor, Tensor]:
-        """As of `PseudoSamples`."""
-        loc, scale, weights = (
-            torch.cat(part)
-            for part in zip(*(p.moments() for p in self.priors), strict=True)  # type: ignore[operator]
-        )
-        return loc, scale, weights
 
     def forward(self) -> dist.TorchDistribution:
         return Mixture(*self.moments())

@@ -8,7 +8,7 @@ from itertools import permutations
 from pyro_mm.guides import Experts, barycentre, mixture_of_experts
 from pyro_mm.handlers import in_rows
 from pyro_mm.modality import Modality, decoders, encoders, names_of
-from pyro_mm.models import Joint, PseudoPool, PseudoSamples
+from pyro_mm.models import Joint, VampPrior
 from pyro_mm.objectives import elbo, mutual, total
 from pyro_mm.recipe import Paper, Recipe, page
 
@@ -49,14 +49,13 @@ def meme(
     if len(names) < 2:
         raise ValueError(f"meme makes modalities supervise each other; there is only '{names[0]}'")
     encode = encoders(modalities, dim)
-    priors = {m: PseudoSamples(encode[m], pseudo) for m in names}
-    whole = PseudoPool(list(priors.values()))
+    whole = VampPrior(encode, mixture_of_experts, pseudo)
     model = Joint(decoders(modalities, dim), whole)
     model.no_likelihood = "MEME models each modality given another, whose encoder is the prior of z; no prior is common"
     guide = Experts(encode, mixture_of_experts, whole)
     q = {m: Experts({m: encode[m]}, barycentre) for m in names}  # of one expert: that expert
     pairs = list(permutations(names, 2))
     both = [mutual(model, q[s], q[t], s, t, samples=samples, weight=weight) for s, t in pairs]
-    single = {(s, t): Joint({s: model.decoders[s]}, priors[t]) for s, t in pairs}
+    single = {(s, t): Joint({s: model.decoders[s]}, whole.inputs[t]) for s, t in pairs}
     alone = [elbo(in_rows(single[s, t], [s], [t]), q[s]) for s, t in pairs]
     return Recipe("meme", model, guide, total(both) + total(alone))

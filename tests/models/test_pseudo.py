@@ -10,7 +10,7 @@ from pyro_mm import likelihoods, networks
 from pyro_mm.batch import Batch
 from pyro_mm.guides import Experts, mixture_of_experts
 from pyro_mm.modality import Modality
-from pyro_mm.models import PseudoPool, PseudoSamples
+from pyro_mm.models import PseudoSamples, VampPrior
 
 MODALITIES = [
     Modality("image", (1, 4, 4), likelihoods.Binomial(16), networks.MLP((8,))),
@@ -21,7 +21,8 @@ MODALITIES = [
 def test_the_density_is_the_mixture_of_what_the_encoders_say() -> None:
     torch.manual_seed(0)
     encoders = {m.name: m.encoder(2) for m in MODALITIES}
-    priors = {m: PseudoSamples(e, 5) for m, e in encoders.items()}
+    pool = VampPrior(encoders, mixture_of_experts, 5)
+    priors = pool.inputs
     z, parts = torch.randn(7, 2), {}
     for m, prior in priors.items():
         assert prior.u.shape == (5, *prior.encoder.modality.likelihood.feature_shape(prior.encoder.modality.shape))
@@ -30,7 +31,6 @@ def test_the_density_is_the_mixture_of_what_the_encoders_say() -> None:
         normal = torch.distributions.Independent(torch.distributions.Normal(loc, scale), 1)
         parts[m] = MixtureSameFamily(Categorical(torch.ones(5)), normal).log_prob(z)
         torch.testing.assert_close(prior().log_prob(z), parts[m])
-    pool = PseudoPool(list(priors.values()))
     both = torch.stack(list(parts.values())).logsumexp(0) - torch.tensor(2.0).log()
     torch.testing.assert_close(pool().log_prob(z), both)
     batch = Batch({"label": torch.tensor([0, 2])}, {"label": torch.tensor([False, True])})

@@ -22,7 +22,7 @@ from tests.variants.test_published_losses import SIZES, likelihood, made
 def test_the_objective_is_that_of_the_code_and_of_unpaired_rows(missing: bool) -> None:
     recipe, batch = made("meme", pseudo=4, samples=3, weight=5.0)
     batch = hidden(batch, 1) if missing else batch
-    encode, priors = recipe.guide.encoders, dict(zip(SIZES, recipe.model.prior.priors, strict=True))
+    encode, priors = recipe.guide.encoders, recipe.model.prior.inputs
 
     def paired(s: str, t: str) -> Tensor:
         q, p = encode[s](batch.x[s]), encode[t](batch.x[t])
