@@ -175,16 +175,20 @@ class Batch:
             self._known(group)
         return self.visible({m: torch.tensor([m in g for g in groups]) for m in self.mask})
 
-    def visible(self, choice: Mapping[str, Tensor]) -> Batch:
-        """Stacked views from a bool tensor per modality, `(S,)` or `(S, N)`: True where the view keeps it."""
+    def visible(self, choice: Mapping[str, Tensor], known: bool = True) -> Batch:
+        """Stacked views from a bool tensor per modality, `(S,)` or `(S, N)`: True where the view keeps it.
+
+        Unless Python may not look at them (`known`), views of whole batches are remembered: what sees a modality.
+        """
         masks = {}
         for m, v in self.mask.items():
             keep = choice[m].to(v.device)
             masks[m] = v & (keep.unsqueeze(-1) if keep.dim() == 1 else keep)
         out = Batch._view(self.x, masks, self.hidden)
-        out.views = {
-            m: tuple(keep.tolist()) for m, keep in choice.items() if keep.dim() == 1 and keep.device.type == "cpu"
-        }
+        if known:
+            out.views = {
+                m: tuple(keep.tolist()) for m, keep in choice.items() if keep.dim() == 1 and keep.device.type == "cpu"
+            }
         return out
 
     def masked(self, keep: Mapping[str, Tensor]) -> Batch:

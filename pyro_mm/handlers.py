@@ -146,7 +146,7 @@ class InSubsets(Verb):
 
     def views(self, batch: Batch) -> Batch:
         """What the program sees: every subset's view of the batch, masks `(S, N)`."""
-        shown = batch.visible(self.subsets.choice(batch.names))
+        shown = batch.visible(self.subsets.choice(batch.names), self.subsets.known)
         if not self.whole:
             return shown
         rows = shown.present()

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from pyro_mm.tracing import is_traced
+
 __all__ = ["RandomSubsets", "Subsets"]
 
 
@@ -21,6 +23,11 @@ class Subsets(nn.Module):
 
     def __len__(self) -> int:
         return len(self.groups)
+
+    @property
+    def known(self) -> bool:
+        """May Python look at the groups?"""
+        return True
 
     def redraw(self) -> None:
         """Called once before every evaluation of an objective."""
@@ -53,6 +60,7 @@ class RandomSubsets(Subsets):
         sizes: tuple[int, int] | None = None,
     ) -> None:
         super().__init__([tuple(names)])
+        self.membership: Tensor
         self.pool, self.k, self.always = tuple(names), k, tuple(tuple(g) for g in always)
         if k < 1:
             raise ValueError(f"k random subsets: k must be at least 1, got {k}")
@@ -64,12 +72,32 @@ class RandomSubsets(Subsets):
 
     def redraw(self) -> None:
         m, (low, high) = len(self.pool), self.sizes
-        drawn = []
-        for _ in range(self.k):
-            size = int(torch.randint(low, high + 1, ()))
-            chosen = torch.randperm(m)[:size].tolist()
-            drawn.append(tuple(self.pool[i] for i in sorted(chosen)))
-        self.groups = (*self.always, *drawn)
+        size = torch.randint(low, high + 1, (self.k, 1))
+        self.membership = torch.rand(self.k, m).argsort(-1).argsort(-1) < size
+        if not is_traced():  # a graph draws as well, but nobody can look at what
+            drawn = [tuple(m for m, chosen in zip(self.pool, row, strict=True) if chosen) for row in self._rows()]
+            self.groups = (*self.always, *drawn)
+
+    def _rows(self) -> list[list[bool]]:
+        rows: list[list[bool]] = self.membership.tolist()
+        return rows
+
+    @property
+    def known(self) -> bool:
+        """May Python look at the groups?"""
+        return not is_traced()
+
+    def choice(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """For every modality, bool `(S,)`: is it in the group?"""
+        if self.known:
+            return super().choice(names)
+        fixed = {m: torch.tensor([m in g for g in self.always], dtype=torch.bool) for m in names}
+        drawn = {m: self.membership[:, i] for i, m in enumerate(self.pool)}
+        none = self.membership.new_zeros(self.k)
+        return {m: torch.cat([fixed[m], drawn.get(m, none)]) for m in names}
+
+    def __len__(self) -> int:
+        return len(self.always) + self.k
 
     def extra_repr(self) -> str:
         """The law, not the draw: what a formula shows, and what tells one run from another."""

@@ -58,14 +58,14 @@ class Objective(nn.Module):
         self.weights = [w for w, _ in terms]
         self.schedules = nn.ModuleList([w for w in self.weights if isinstance(w, Schedule)])
         # Found once: a walk through all modules at every step costs a small network a tenth of its time.
-        self.drawn = tuple(part for part in self.modules() if isinstance(part, Subsets))
+        self.redrawn = tuple(part for part in self.modules() if isinstance(part, Subsets))
 
     def pairs(self) -> list[tuple[float | Schedule, Term]]:
         """(weight, term) in order."""
         return list(zip(self.weights, self.terms, strict=True))  # type: ignore[arg-type]
 
     def forward(self, batch: Batch) -> Tensor:
-        for subsets in self.drawn:
+        for subsets in self.redrawn:
             subsets.redraw()
         with shared_networks():
             losses = [value_of(w) * term(batch) for w, term in self.pairs()]

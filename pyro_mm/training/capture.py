@@ -4,7 +4,7 @@ The objective is run once under a tracer.  Whatever tensors it computes become a
 are buffers) and data; random numbers become nodes that draw anew at every call, from torch's own stream.  Python is not
 in the graph: what depends on it would be frozen.  So a capture is refused, with the reason, where Python
 
-* looks at values (`if x.sum() > 0`, `.item()`), as random subsets do,
+* looks at values (`if x.sum() > 0`, `.item()`),
 * draws random numbers or keeps state of its own: two captures must agree, and modules must come back as they were,
 * keeps parameters in Pyro's global store.
 """
@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_map
 
 from pyro_mm.batch import Batch
 from pyro_mm.objectives.algebra import Term
+from pyro_mm.subsets import RandomSubsets
 from pyro_mm.swapping import tensors_of, tensors_replaced
 from pyro_mm.tracing import UnseenValues
 from pyro_mm.training.adam import AdamUpdate
@@ -120,6 +121,8 @@ def capture(objective: nn.Module, batch: Batch, *, compiled: bool = True, update
         with tensors_replaced(objective, copies):
             objective(batch)  # what a program keeps from its first call on
     was = _state(objective)
+    if _statistics_differ(objective):
+        raise CannotCapture("batch normalisation over random subsets: a graph decodes more views than an eager step")
     if any(p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None) for p in layout.moving):
         raise CannotCapture("parameters have gradient hooks, which a graph would not call")
     first, second = (_traced(objective, batch, layout, seed, None) for seed in (1, 2))
@@ -177,6 +180,12 @@ def _traced(
         raise CannotCapture(text) from error
 
 
+def _statistics_differ(objective: nn.Module) -> bool:
+    parts = list(objective.modules())
+    normalised = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in parts)
+    return normalised and any(isinstance(m, RandomSubsets) for m in parts)
+
+
 def _looks(error: Exception) -> bool:
     text = str(error)
     return "data-dependent" in text or "get value out of a tracing tensor" in text or "_local_scalar_dense" in text
@@ -184,13 +193,16 @@ def _looks(error: Exception) -> bool:
 
 @contextmanager
 def _reports_kept(objective: nn.Module) -> Iterator[None]:
-    """Terms report what training saw, not what was tried."""
+    """Terms report, and random subsets are, what training saw, not what was tried."""
     kept = [(term, dict(term.report)) for _, term in keyed_terms(objective)]
+    drawn = [(s, s.membership, s.groups) for s in objective.modules() if isinstance(s, RandomSubsets)]
     try:
         yield
     finally:
         for term, report in kept:
             term.report = report
+        for subsets, membership, groups in drawn:
+            subsets.membership, subsets.groups = membership, groups
 
 
 def _same(a: torch.fx.GraphModule, b: torch.fx.GraphModule) -> bool:
@@ -213,7 +225,7 @@ def _constants(graph: torch.fx.GraphModule) -> Iterator[tuple[str, Tensor]]:
 
 
 # What torch and this package keep in modules themselves; `_flat_weights` of recurrent layers follows their parameters.
-OURS = {*vars(nn.Module()), "report", "checked", "_flat_weights", "_flat_weight_refs"}
+OURS = {*vars(nn.Module()), "report", "checked", "membership", "_flat_weights", "_flat_weight_refs"}
 
 
 def _state(objective: nn.Module) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pyro_mm.likelihoods import Bernoulli, Categorical
 from pyro_mm.modality import Modality
 from pyro_mm.networks import MLP, Embedding
 from pyro_mm.objectives import Warmup
+from pyro_mm.subsets import RandomSubsets
 from pyro_mm.training import fit
 from pyro_mm.training.capture import CannotCapture, can_compile, capture
 from pyro_mm.training.graphs import wanted
@@ -138,12 +139,35 @@ def test_global_parameters_are_refused_by_name() -> None:
         pyro.clear_param_store()
 
 
-def test_random_subsets_are_refused_and_trained_eagerly_with_a_word() -> None:
-    recipe = variants.mvae_sampled(MODALITIES, 2)
-    with pytest.raises(CannotCapture, match="looks at values in Python"):
-        capture(recipe.objective, DATA, compiled=False)
+def test_random_subsets_are_drawn_in_the_graph() -> None:
+    """As many different ones as in eager steps, the same for the same noise."""
+    modalities = [Modality(m, (4,), Bernoulli(), MLP((6,))) for m in "abcd"]
+    batch = Batch({m: (torch.rand(12, 4) < 0.5).float() for m in "abcd"})
+    recipe = variants.mvae_sampled(modalities, 2, k=2)
+    subsets = next(m for m in recipe.objective.modules() if isinstance(m, RandomSubsets))
+    before = subsets.groups
+    step = capture(recipe.objective, batch, compiled=False)
+    assert subsets.groups == before
+    groups = set()
+    for seed in range(12):
+        torch.manual_seed(seed)
+        wanted = recipe.objective(batch)
+        groups.add(subsets.groups)
+        torch.manual_seed(seed)
+        torch.testing.assert_close(step(batch)[0], wanted.detach())
+    assert len(groups) > 6
+
+
+def test_random_subsets_are_refused_where_statistics_would_depend_on_what_is_decoded() -> None:
+    modalities = [Modality(m, (4,), Bernoulli(), MLP((6,), norm=nn.BatchNorm1d)) for m in "abc"]
+    recipe = variants.mvae_sampled(modalities, 2)
+    with pytest.raises(CannotCapture, match="batch normalisation"):
+        capture(recipe.objective, Batch({m: torch.ones(3, 4) for m in "abc"}), compiled=False)
+
+
+def test_what_is_refused_is_trained_eagerly_with_a_word() -> None:
     with pytest.warns(UserWarning, match="trained eagerly, not compiled: it looks at values"):
-        fit(recipe.objective, DATA, 1, batch_size=32, compile=True, progress=False)
+        fit(Loss("branch"), DATA, 1, batch_size=32, compile=True, progress=False)
 
 
 def test_another_shape_is_not_the_graphs() -> None:
