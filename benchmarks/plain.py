@@ -13,7 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 
 from pyro_mm.batch import Batch
 
-__all__ = ["Guide", "Model", "Plain", "data", "floor", "networks"]
+__all__ = ["Guide", "Model", "Plain", "data", "floor", "mlp", "networks", "pixels"]
 
 PIXELS, CLASSES, LATENT = 784, 10, 64
 
@@ -34,6 +34,12 @@ def data(rows: int) -> Batch:
     noise = torch.Generator().manual_seed(0)
     x = (torch.rand(rows, PIXELS, generator=noise) < 0.2).float()
     return Batch({"x": x, "label": torch.randint(CLASSES, (rows,), generator=noise)})
+
+
+def pixels(sizes: dict[str, int], rows: int) -> dict[str, Tensor]:
+    """Binary modalities of these sizes."""
+    noise = torch.Generator().manual_seed(0)
+    return {m: (torch.rand(rows, size, generator=noise) < 0.2).float() for m, size in sizes.items()}
 
 
 class Model(nn.Module):
