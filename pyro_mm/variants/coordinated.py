@@ -1,6 +1,6 @@
 """What the coordinated systems share: an encoder for every modality by itself, into one latent space.
 
-No page of its own: AVAE, BiVCCA, CADA-VAE, SCAN and the cross-modal VAE are built on it.
+No page of its own: AVAE, CADA-VAE, SCAN and the cross-modal VAE are built on it.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from pyro_mm.training import fit
 from tests.helpers.coordinated import SIZES, Parts, exact, linear, made, mean_of
 from tests.helpers.hierarchies import modalities
 from tests.helpers.oracle import LG, PATTERNS, flat_gradient, z_scores
-from tests.helpers.training import same, values
+from tests.helpers.training import At, raising, same, values
 
 PAIRS = [(i, j) for i in SIZES for j in SIZES]
 
@@ -139,6 +139,22 @@ def test_stages_move_what_they_should(name: str, stages: list[str]) -> None:
         for m, old in before.items():
             moved[m].append(not same(old, values(recipe.model.decoders[m], recipe.guide.encoders[m])))
     assert moved == ({"a": [True, False], "b": [False, True]} if name == "scan" else {"a": [True] * 2, "b": [True] * 2})
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_an_interrupted_scan_goes_on_as_if_nothing_had_happened(step: int, tmp_path: Any) -> None:
+    """Two steps in each stage: stopped in the first or in the second."""
+    found = []
+    for name, stops in (("straight", []), ("parts", [At(step, raising(KeyboardInterrupt()))])):
+        options: dict[str, Any] = {"epochs": 1, "batch_size": 5, "seed": 0, "folder": tmp_path / name}
+        recipe, batch = made("scan")
+        history = fit(recipe, batch, callbacks=stops, **options)
+        assert history.interrupted == bool(stops)
+        if stops:
+            recipe, batch = made("scan")
+            assert not fit(recipe, batch, resume=True, **options).interrupted
+        found.append(values(*recipe.modules.values()))
+    assert same(*found)
 
 
 def test_the_first_stage_of_avae_has_no_distance() -> None:
