@@ -15,7 +15,7 @@ from pyro_mm.recipe import Paper, Recipe, page
 
 PAPER = Paper(
     "Goyal, Didolkar, Lamb, Badola, Ke, Rahaman, Binas, Blundell, Mozer, Bengio", "Coordination among neural modules "
-    "through a shared global workspace", 2022, "arXiv:2103.01197", "module integration",
+    "through a shared global workspace", 2022, "arXiv:2103.01197", "integration of modules",
 )  # fmt: skip
 
 
