@@ -26,6 +26,8 @@ def test_cada_vae_warms_up_as_published() -> None:
     for epochs, expected in at.items():
         objective.set_progress(epochs)
         assert [w.value.item() for w in (own, crossed, apart)] == pytest.approx(expected)
+    # Weights that differ have names that differ.
+    assert "w_1(t) E_q(z | a)[log p(b | z)]" in repr(objective) and "- w_2(t) W2(q(z | a), q(z | b))" in repr(objective)
 
 
 def test_cada_vae_with_laplace_likelihoods_has_the_published_l1() -> None:
