@@ -83,7 +83,8 @@ def ours(variant: str, sizes: dict[str, int], width: int, rows: int, compiled: b
     modalities = [Modality(m, (size,), likelihoods.Bernoulli(), net) for m, size in sizes.items()]
     more = {"width": width} if variant == "jmvae_kl" else {}
     recipe = getattr(variants, variant)(modalities, plain.LATENT, **more)
-    leg = Leg(Stage(recipe.objective, 1, name=variant), Options(compile=compiled), make_fabric("cpu", 1, None, None), None)
+    stage, fabric = Stage(recipe.objective, 1, name=variant), make_fabric("cpu", 1, None, None)
+    leg = Leg(stage, Options(compile=compiled), fabric, None)
     batch = Batch(plain.pixels(sizes, rows))
     recipe.objective(batch)  # what `fit` does first
     return lambda: leg.step(batch, 1)

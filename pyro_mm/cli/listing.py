@@ -7,30 +7,40 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from pyro_mm.cli.parser import command
+from pyro_mm.cli.parser import Parser, command
 
 EXAMPLES = """\
   pyro-mm list
   pyro-mm list | grep mmvae
+  pyro-mm list --markdown > docs/catalogue.md
 """
 WIDTH = 100
 
 
 def add(commands: Any) -> None:
     """Add the command."""
-    command(commands, "list", run, lambda p: None, "show the variants and data sets, one line each", EXAMPLES)
+    command(commands, "list", run, _fill, "show the variants by family, and the data sets, one line each", EXAMPLES)
+
+
+def _fill(p: Parser) -> None:
+    p.add_argument("--markdown", action="store_true", help="the whole catalogue: formulas, programs, checked numbers")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print both lists."""
-    from pyro_mm import variants
+    """Print both lists, or the catalogue."""
+    from pyro_mm import catalogue, variants
     from pyro_mm.data import available
 
+    if arguments.markdown:
+        print(catalogue.markdown(catalogue.entries()), end="")
+        return 0
     print("variants (pyro-mm describe NAME says more)")
-    for name in variants.__all__:
-        make = getattr(variants, name)
-        paper = f"{_short(make.paper.authors)} {make.paper.year}" if make.paper else ""
-        print(_line(name.replace("_", "-"), f"{paper:<22}{first_line(make)}"))
+    for family, names in catalogue.in_families():
+        print(f"\n {family}")
+        for name in names:
+            make = getattr(variants, name)
+            paper = f"{_short(make.paper.authors)} {make.paper.year}" if make.paper else ""
+            print(_line(name.replace("_", "-"), f"{paper:<27}{first_line(make)}"))
     print("\ndata sets")
     for name, make in available().items():
         print(_line(name, first_line(make)))

@@ -1,0 +1,221 @@
+"""The catalogue of published systems, read off their pages and programs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import nn
+
+from pyro_mm import variants
+from pyro_mm.batch import Batch
+from pyro_mm.data.digits import digits
+from pyro_mm.data.toy import LinearGaussian
+from pyro_mm.describe import factorisation, nodes_of
+from pyro_mm.evaluation import NoLikelihood, log_marginal, sandwich
+from pyro_mm.models import Joint
+from pyro_mm.objectives.algebra import Objective
+from pyro_mm.recipe import Paper, Recipe
+
+__all__ = ["Entry", "entries", "family_of", "in_families", "markdown", "number_of"]
+
+# The survey's order: coordinated models, then joint ones; what it has no name for stands last.
+FAMILIES = (
+    "baseline",
+    "coordinated",
+    "joint, surrogate unimodal inference",
+    "joint, aggregated inference",
+    "joint, modality-specific latents",
+    "weak supervision",
+    "integration of modules",
+)
+Page = Callable[..., Recipe]
+ROWS = 50
+TOY = LinearGaussian.random(dict.fromkeys("abc", 3), 2, seed=0)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one page says and does.
+
+    Attributes:
+        name: as `pyro-mm train` takes it.
+        family: in the taxonomy of Suzuki & Matsuo (2022).
+        model, guide: how p and q factorise, as their programs ran on three modalities.
+        objective: what is maximised; of trainings in parts, every part.
+        stages: how many parts.
+        partial: do rows train that lack a modality?
+        number: something checked about its likelihood, in nats.
+    """
+
+    name: str
+    paper: Paper | None
+    family: str
+    story: str
+    model: str
+    guide: str
+    objective: tuple[str, ...]
+    stages: int
+    partial: bool
+    number: str
+
+
+def in_families() -> list[tuple[str, list[str]]]:
+    """The variants by family, in the survey's order."""
+    known = sorted(variants.__all__, key=lambda n: (_rank(family_of(n)), family_of(n), n))
+    return [(family, list(names)) for family, names in groupby(known, family_of)]
+
+
+def family_of(name: str) -> str:
+    """The family its page's paper is in."""
+    paper: Paper | None = getattr(getattr(variants, name), "paper", None)
+    return (paper.family if paper is not None else "") or "other"
+
+
+def entries(numbers: bool = True) -> list[Entry]:
+    """Every page, by family, built on the linear-Gaussian toy and run once.
+
+    Args:
+        numbers: check a likelihood of each as well, which takes a second per page and more for hierarchies.
+    """
+    return [_entry(name, numbers) for _, names in in_families() for name in names]
+
+
+def _entry(name: str, numbers: bool) -> Entry:
+    page: Page = getattr(variants, name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        recipe, data = _on_data(page)
+        few, parts = data[:4], _parts(recipe)
+        p, q = (factorisation(s, nodes_of(program, few)) for s, program in (("p", recipe.model), ("q", recipe.guide)))
+        return Entry(
+            name,
+            recipe.paper,
+            family_of(name),
+            inspect.getdoc(page) or "",
+            p,
+            q,
+            tuple(repr(part).removeprefix("maximise  ") for part in parts),
+            len(parts),
+            _trains_on_part(parts, few),
+            number_of(recipe, data) if numbers else "",
+        )
+
+
+def _on_data(page: Page) -> tuple[Recipe, Batch]:
+    """The system on the linear-Gaussian toy, or, if it needs a label, on digits; and data of that kind."""
+    try:
+        recipe = page(TOY.modalities, 2)
+    except ValueError:
+        splits = digits()
+        return page(splits.modalities, 2), splits.test[:ROWS]
+    for module in recipe.modules.values():
+        module.double()
+    return recipe, TOY.sample(ROWS, seed=2)
+
+
+def _parts(recipe: Recipe) -> list[nn.Module]:
+    target = recipe.target
+    return [target] if isinstance(target, Objective) else [stage.objective for stage in target]
+
+
+def _trains_on_part(parts: Sequence[nn.Module], batch: Batch) -> bool:
+    """Has every part a gradient from rows that lack the first modality, and another from complete ones?"""
+    first = batch.names[0]
+    lacking = Batch(batch.x, {m: torch.full((len(batch),), m != first) for m in batch.names})
+    for part in parts:
+        parameters = [p for p in part.parameters() if p.requires_grad]
+        try:
+            loss = part(lacking)
+        except ValueError:  # its page refuses such rows
+            return False
+        if not loss.requires_grad:
+            return False
+        grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+        if not any(g is not None and bool((g != 0).any()) for g in grads):
+            return False
+    return True
+
+
+def number_of(recipe: Recipe, data: Batch, k: int = 1000) -> str:
+    """The estimate of log p(X) at the toy's parameters beside the exact value; of other systems both ends, or why not.
+
+    Args:
+        data: rows of the toy, or of whatever else the system is about.
+    """
+    model = recipe.model
+    if not isinstance(model, Joint) or set(model.decoders) != set(TOY.names) or not _standard(model):
+        return _own_number(recipe, data, k)
+    exact = TOY.model()
+    for m, decoder in model.decoders.items():
+        decoder.load_state_dict(exact.decoders[m].state_dict())
+    try:
+        found = log_marginal(model, recipe.guide, data, k, refine=True, seed=0)
+    except NoLikelihood as reason:
+        return f"no likelihood: {reason}"
+    truth = TOY.log_marginal(data)
+    error = (found.estimate - truth).abs().max().item()
+    return (
+        f"log p(X) {found.mean:.3f}, exact {truth.mean().item():.3f} "
+        f"(largest error of {len(data)} rows {error:.3f}; K = {k:,}, untrained guide, refined)"
+    )
+
+
+def _standard(model: Joint) -> bool:
+    """Is its prior N(0, I)?"""
+    prior = model.prior()
+    z = torch.linspace(-2, 2, 2, dtype=torch.float64)
+    return bool(torch.allclose(prior.log_prob(z), torch.distributions.Normal(0.0, 1.0).log_prob(z).sum()))
+
+
+def _own_number(recipe: Recipe, data: Batch, k: int) -> str:
+    """Both ends of log p(X) on data drawn from the untrained model itself."""
+    try:
+        ends: Any = sandwich(recipe.model, recipe.guide, data, k, seed=0)
+    except NoLikelihood as reason:
+        return f"no likelihood: {reason}"
+    return (
+        f"log p(X) of {len(data)} data of the untrained model lies between {ends.lower.mean().item():.3f} and "
+        f"{ends.upper.mean().item():.3f} (sandwich, K = {k:,})"
+    )
+
+
+def markdown(found: Sequence[Entry]) -> str:
+    """`docs/catalogue.md`."""
+    lines = [HEAD]
+    for family, group in groupby(found, lambda e: e.family):
+        lines.append(f"## {family[0].upper()}{family[1:]}\n")
+        lines += [_shown(entry) for entry in group]
+    return "\n".join(lines)
+
+
+HEAD = """\
+# The catalogue
+
+Written by `pyro-mm list --markdown`, from the pages in `pyro_mm/variants/` and from running them on a linear-Gaussian
+toy of three modalities (those that need a label, on digits).  Families are those of Suzuki & Matsuo (2022); p and q are
+read off the programs, and an objective is the object that `fit` minimises, printed as what is maximised.
+"""
+
+
+def _shown(e: Entry) -> str:
+    lines = [f"### {e.name.replace('_', '-')}\n"]
+    if e.paper is not None:
+        lines.append(f"{e.paper}\n")
+    lines += ["```", e.story, "```", ""]
+    lines += [f"* model: `{e.model}`", f"* guide: `{e.guide}`"]
+    for i, objective in enumerate(e.objective, 1):
+        label = "objective" if e.stages == 1 else f"stage {i} of {e.stages}"
+        lines.append(f"* {label}: `{objective}`")
+    lines.append(f"* trains on rows that lack a modality: {'yes' if e.partial else 'no'}")
+    lines.append(f"* checked: {e.number}\n" if e.number else "")
+    return "\n".join(lines)
+
+
+def _rank(family: str) -> int:
+    """Its place among the families."""
+    return next((i for i, f in enumerate(FAMILIES) if family.startswith(f)), len(FAMILIES))
