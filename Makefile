@@ -20,10 +20,10 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg SMOKE=1 $(BIN)/pyte
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cpu demo bench lint format test test-fast clean distclean
+.PHONY: help setup setup-cpu demo bench bench-accuracy lint format test test-fast clean distclean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP)  ## create .venv and install pyro_mm with everything the tests need
 
@@ -47,7 +47,13 @@ setup-cpu: | $(BIN)/python  ## the same with CPU-only torch and torchvision (Lin
 demo: $(STAMP)  ## train, evaluate and plot on real digits, on CPU; results under runs/demo
 	$(BIN)/pyro-mm demo
 
-bench: $(STAMP)  ## what an accuracy of the likelihood costs, on the demo's MVAE (runs the demo first)
+bench: $(STAMP)  ## steps, likelihoods and many modalities beside hand-written PyTorch: docs/performance.md (half an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/steps.py --out runs/bench
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/likelihood_speed.py --out runs/bench
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/modalities.py --out runs/bench
+	$(BIN)/python benchmarks/report.py runs/bench docs/performance.md
+
+bench-accuracy: $(STAMP)  ## what an accuracy of the likelihood costs, on the demo's MVAE (runs the demo first)
 	@test -d runs/demo/mvae/model || $(MAKE) demo
 	$(BIN)/python benchmarks/likelihoods.py runs/demo/mvae --rows 359
 
