@@ -30,8 +30,8 @@ FAMILIES = (
     "joint, surrogate unimodal inference",
     "joint, aggregated inference",
     "joint, modality-specific latents",
-    "weak supervision",
-    "integration of modules",
+    "joint, weak supervision",
+    "module integration",
 )
 Page = Callable[..., Recipe]
 ROWS = 50
