@@ -7,4 +7,13 @@ from pyro_mm.distributions.mixture_of import MixtureOf
 from pyro_mm.distributions.normal import Normal
 from pyro_mm.distributions.tokens import TokenSequence
 
-__all__ = ["ContinuousBernoulli", "Flowed", "MaskedFlow", "Mixture", "MixtureOf", "Normal", "TokenSequence", "independent_components"]
+__all__ = [
+    "ContinuousBernoulli",
+    "Flowed",
+    "MaskedFlow",
+    "Mixture",
+    "MixtureOf",
+    "Normal",
+    "TokenSequence",
+    "independent_components",
+]
