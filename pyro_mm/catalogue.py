@@ -31,7 +31,7 @@ FAMILIES = (
     "joint, aggregated inference",
     "joint, modality-specific latents",
     "joint, weak supervision",
-    "module integration",
+    "integration of modules",
 )
 Page = Callable[..., Recipe]
 ROWS = 50
