@@ -62,3 +62,8 @@ def test_the_checked_number_is_in_the_file_and_right(name: str) -> None:
     for text in (fresh, shown[1]):
         estimate, exact, largest = map(float, re.findall(r"-?\d+\.\d+", text)[:3])
         assert abs(estimate - exact) < 0.02 and largest < 0.15
+
+
+def test_a_page_is_one_page() -> None:
+    pages = Path(variants.__file__).parent.glob("*.py")
+    assert {p.name: n for p in pages if (n := len(p.read_text().splitlines())) > 120} == {}

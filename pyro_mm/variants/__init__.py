@@ -15,6 +15,7 @@ from pyro_mm.variants.dmvae import dmvae
 from pyro_mm.variants.global_workspace import global_workspace
 from pyro_mm.variants.gpoe import gpoe
 from pyro_mm.variants.helvae import helvae
+from pyro_mm.variants.hierarchical_baselines import hierarchical_mmvae, hierarchical_mvae
 from pyro_mm.variants.jmvae import jmvae, jmvae_kl, jmvae_zero
 from pyro_mm.variants.jnf import jnf
 from pyro_mm.variants.m2 import m2
@@ -32,7 +33,7 @@ from pyro_mm.variants.muse import muse
 from pyro_mm.variants.mvae import mvae, mvae_sampled
 from pyro_mm.variants.mvae_cross import mvae_cross
 from pyro_mm.variants.mvtcae import mvtcae
-from pyro_mm.variants.nexus import hierarchical_mmvae, hierarchical_mvae, nexus, nexus_elbo
+from pyro_mm.variants.nexus import nexus, nexus_elbo
 from pyro_mm.variants.scan import scan
 from pyro_mm.variants.set_attention import set_attention, smvae
 from pyro_mm.variants.sum_pooling import sum_pooling
