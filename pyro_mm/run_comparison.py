@@ -14,7 +14,7 @@ from pyro_mm.evaluation.marginal import log_marginal
 from pyro_mm.results import Names
 from pyro_mm.runs import Run, open_run
 
-__all__ = ["compare_runs"]
+__all__ = ["compare_runs", "evidence_of_run"]
 
 
 def compare_runs(
@@ -51,11 +51,11 @@ def compare_runs(
     found: dict[str, Evidence] = {}
     for name, run in zip(names, opened, strict=True):
         tell(name)
-        found[name] = _evidence(run, of, given, k, rows, refine, seed)
+        found[name] = evidence_of_run(run, of, given, k, rows, refine, seed)
     return compare(found)
 
 
-def _evidence(
+def evidence_of_run(
     run: Run, of: str | Names | None, given: str | Names, k: int, rows: int | None, refine: bool, seed: int
 ) -> Evidence:
     model, guide = run.recipe.model, run.recipe.guide

@@ -1,0 +1,192 @@
+"""Many variants on one data set with equal budgets: likelihoods, coherence, accuracy and time, side by side."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from pyro_mm.evaluation.compare import Comparison, compare
+from pyro_mm.evaluation.evidence import Evidence, NoLikelihood
+from pyro_mm.files import read_json, write_json
+from pyro_mm.metrics import evaluate_metrics
+from pyro_mm.results import percent
+from pyro_mm.run_comparison import evidence_of_run
+from pyro_mm.runs import RECORD, Run, open_run, train_run
+from pyro_mm.settings import Settings, build_recipe, load_data
+from pyro_mm.tables import aligned
+
+__all__ = ["Contest", "Standing", "contest"]
+
+CONTEST = "contest.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What became of one variant.
+
+    Attributes:
+        seconds: of training; None where it could not be trained.
+        evidence: log p(X) of the test rows, if the system has one.
+        metrics: accuracy of what is generated, as in metrics.json; None without labels.
+        why: why something is missing; empty otherwise.
+    """
+
+    variant: str
+    seconds: float | None = None
+    evidence: Evidence | None = None
+    metrics: Mapping[str, Any] | None = None
+    why: str = ""
+
+    def accuracy(self, given: int | None, target: str | None = None, but: str | None = None) -> float | None:
+        """Mean accuracy over sets of so many modalities (None: of all others), of one target or of all but one."""
+        sets = [] if self.metrics is None else self.metrics.get("cross_accuracy", [])
+        wanted = [e for e in sets if target in (None, e["target"]) and e["target"] != but]
+        most = max((len(e["given"]) for e in wanted), default=0)
+        found = [e["accuracy"] for e in wanted if len(e["given"]) == (most if given is None else given)]
+        return mean(found) if found else None
+
+
+@dataclass(frozen=True)
+class Contest:
+    """All variants, the best log p(X) first, those without one last."""
+
+    standings: tuple[Standing, ...]
+    label: str | None
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """Paired differences of those that have likelihoods; None for fewer than two."""
+        found = {s.variant: s.evidence for s in self.standings if s.evidence is not None}
+        return compare(found) if len(found) > 1 else None
+
+    def __repr__(self) -> str:
+        head = ["variant", "log p(X)", "minus the best", "k-hat bad", "one given", "all given", "label", "joint", "s"]
+        rows = [head, *(self._row(s) for s in self.standings)]
+        notes = [f"{s.variant}: {s.why}" for s in self.standings if s.why]
+        story = (
+            "log p(X): nats per test row; differences are paired by row.  Accuracy of what is generated from one or\n"
+            "all other modalities, of the label from all others; share of draws from the prior that agree."
+        )
+        return "\n".join([*aligned(rows), "", story, *notes])
+
+    def to_json(self) -> dict[str, Any]:
+        """Numbers of every variant, in order."""
+        return {"format": FORMAT, "label": self.label, "variants": [self._numbers(s) for s in self.standings]}
+
+    def _row(self, s: Standing) -> list[str]:
+        n, best = self._numbers(s), self.standings[0].variant
+        away = (
+            "" if s.variant == best or n["difference"] is None else f"{n['difference']:.2f} +- {n['difference_se']:.2f}"
+        )
+        shares = (n["one_given"], n["all_given"], n["label_accuracy"], n["joint_coherence"])
+        return [
+            s.variant.replace("_", "-"),
+            "-" if n["log_p"] is None else f"{n['log_p']:.2f} +- {n['se']:.2f}",
+            away,
+            "-" if n["unreliable"] is None else percent(n["unreliable"]),
+            *("-" if x is None else percent(x) for x in shares),
+            "-" if s.seconds is None else f"{s.seconds:.0f}",
+        ]
+
+    def _numbers(self, s: Standing) -> dict[str, Any]:
+        ev, pairs = s.evidence, self.comparison
+        apart = None
+        if ev is not None and pairs is not None and s.variant != pairs.best:
+            apart = pairs.difference(s.variant, pairs.best)
+        return {
+            "variant": s.variant,
+            "log_p": None if ev is None else ev.mean,
+            "se": None if ev is None else ev.mean_se,
+            "difference": None if apart is None else apart.mean,
+            "difference_se": None if apart is None else apart.se,
+            "unreliable": None if ev is None else 1 - ev.reliable.double().mean().item(),
+            "one_given": s.accuracy(1, but=self.label),
+            "all_given": s.accuracy(None, but=self.label),
+            "label_accuracy": None if self.label is None else s.accuracy(None, target=self.label),
+            "joint_coherence": None if s.metrics is None else s.metrics.get("joint_coherence", {}).get("value"),
+            "seconds": s.seconds,
+            "why": s.why,
+        }
+
+
+def contest(
+    names: Sequence[str],
+    common: Settings,
+    folder: str | os.PathLike[str],
+    *,
+    k: int = 1000,
+    rows: int | None = None,
+    refine: bool = True,
+    coherence: bool = True,
+    device: str = "auto",
+    progress: bool = True,
+    tell: Callable[[str], object] = lambda text: None,
+) -> Contest:
+    """Train each variant with the same settings, evaluate all on the same test rows, write `contest.json`.
+
+    Every variant has a run in a folder of its own below `folder`; one that is trained is not trained again, and one
+    that was interrupted goes on.  A variant that cannot be built on these data, or has no likelihood, says why.
+
+    Args:
+        common: data, epochs, latent dimensions, optimiser; its variant is replaced.
+        k, rows, refine: for log p(X): draws per row, the first so many test rows, with refined proposals.
+        coherence: measure what is generated too, by classifiers trained on the data, if these have labels.
+
+    Raises:
+        ValueError: a variant named twice, no such data set, or not one variant that can be built.
+        FileExistsError: a run with other settings is in the way.
+        KeyboardInterrupt: a training was interrupted; the next call goes on with it.
+    """
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"a contest is between different variants, got {list(names)}")
+    splits, found = load_data(common), []
+    for name in names:
+        settings = replace(common, variant=name)
+        try:
+            build_recipe(settings, splits)
+        except ValueError as refusal:
+            found.append(Standing(name, why=str(refusal)))
+            continue
+        tell(f"{name}: training")
+        run = _trained(settings, Path(folder) / name, device, progress)
+        found.append(_measured(run, k, rows, refine, coherence and splits.label is not None, tell))
+    if all(s.seconds is None for s in found):
+        raise ValueError("; ".join(f"{s.variant}: {s.why}" for s in found))
+    order = sorted(found, key=lambda s: -s.evidence.mean if s.evidence is not None else float("inf"))
+    done = Contest(tuple(order), splits.label)
+    write_json(Path(folder) / CONTEST, done.to_json())
+    return done
+
+
+def _trained(settings: Settings, folder: Path, device: str, progress: bool) -> Run:
+    """The run, trained to its end; what is there already is used."""
+    there = read_json(folder / RECORD)["status"] if (folder / RECORD).is_file() else None
+    if there == "trained":
+        run = open_run(folder, settings.root)
+        if replace(run.settings, root=settings.root) != settings:
+            raise FileExistsError(f"{folder} holds a run with other settings: remove it, or choose another folder")
+        return run
+    run = train_run(settings, folder, resume=there is not None, progress=progress, device=device)
+    if run.interrupted:
+        raise KeyboardInterrupt
+    return run
+
+
+def _measured(
+    run: Run, k: int, rows: int | None, refine: bool, coherence: bool, tell: Callable[[str], object]
+) -> Standing:
+    name, evidence, why = run.settings.variant, None, ""
+    tell(f"{name}: log-likelihood")
+    try:
+        evidence = evidence_of_run(run, None, (), k, rows, refine, 0)
+    except NoLikelihood as reason:
+        why = str(reason)
+    metrics = (
+        evaluate_metrics(run, ["coherence"], rows=rows, tell=lambda x: tell(f"{name}: {x}")) if coherence else None
+    )
+    return Standing(name, run.record["seconds"], evidence, metrics, why)

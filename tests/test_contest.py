@@ -1,0 +1,88 @@
+"""Variants trained alike and measured alike: the table's numbers are the library's, and what fails says why."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pyro_mm.cli import main
+from pyro_mm.contest import Contest, contest
+from pyro_mm.metrics import evaluate_metrics
+from pyro_mm.run_comparison import compare_runs
+from pyro_mm.runs import open_run
+from pyro_mm.settings import Settings
+
+COMMON = Settings("mvae", epochs=1, dim=3, batch_size=256)
+NAMES = ["mvae", "mopoe", "mmvm"]
+HOW = {"k": 30, "rows": 40, "refine": False, "device": "cpu", "progress": False}
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory) -> tuple[Contest, object]:
+    folder = tmp_path_factory.mktemp("contest")
+    return contest(NAMES, COMMON, folder, **HOW), folder
+
+
+def test_numbers_are_those_of_the_runs(played) -> None:
+    found, folder = played
+    direct = compare_runs([folder / "mvae", folder / "mopoe"], k=30, rows=40, refine=False)
+    numbers = {v["variant"]: v for v in found.to_json()["variants"]}
+    for name in ("mvae", "mopoe"):
+        assert numbers[name]["log_p"] == pytest.approx(direct.results[name].mean)
+    worse = direct.names[1]
+    assert [s.variant for s in found.standings] == [*direct.names, "mmvm"]
+    assert numbers[worse]["difference"] == pytest.approx(direct.difference(worse, direct.best).mean)
+    metrics = evaluate_metrics(open_run(folder / "mvae"), ["coherence"], rows=40)
+    label = next(e for e in metrics["cross_accuracy"] if e["target"] == "label")
+    assert numbers["mvae"]["label_accuracy"] == pytest.approx(label["accuracy"])
+    assert numbers["mvae"]["joint_coherence"] == pytest.approx(metrics["joint_coherence"]["value"])
+
+
+def test_what_has_no_likelihood_says_why(played) -> None:
+    found, folder = played
+    last = found.standings[-1]
+    assert last.evidence is None and "no density of the data" in last.why and last.metrics is not None
+    assert "mmvm: " in repr(found) and json.loads((folder / "contest.json").read_text()) == found.to_json()
+
+
+def test_what_is_trained_is_not_trained_again(played) -> None:
+    found, folder = played
+    before = (folder / "mvae" / "run.json").read_text()
+    again = contest(["mvae"], COMMON, folder, **HOW)
+    assert (folder / "mvae" / "run.json").read_text() == before
+    one = next(s for s in found.standings if s.variant == "mvae")
+    assert torch.equal(again.standings[0].evidence.estimate, one.evidence.estimate)
+    with pytest.raises(FileExistsError, match="other settings"):
+        contest(["mvae"], replace(COMMON, dim=4), folder, **HOW)
+
+
+def test_what_cannot_be_built_does_not_stop_the_others(tmp_path) -> None:
+    with pytest.raises(ValueError, match="takes no alpha"):
+        contest(["mvae"], replace(COMMON, options={"alpha": 1.0}), tmp_path, **HOW)
+    mixed = contest(["mvae", "jmvae_kl"], replace(COMMON, options={"alpha": 0.1}), tmp_path, coherence=False, **HOW)
+    assert [s.variant for s in mixed.standings] == ["jmvae_kl", "mvae"]
+    assert "takes no alpha" in mixed.standings[1].why and mixed.standings[1].seconds is None
+
+
+def test_the_command_prints_the_table(tmp_path, capsys) -> None:
+    tiny = ["--epochs", "1", "--dim", "3", "--batch-size", "256", "--device", "cpu"]
+    command = [
+        "compare",
+        "--variants",
+        "mvae",
+        "MoPoE",
+        *tiny,
+        "-k",
+        "10",
+        "--rows",
+        "10",
+        "--no-refine",
+        "--no-coherence",
+    ]
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("+-") == 3 and "minus the best" in said
+    assert main([*command, "--of", "label", "--out", str(tmp_path)]) == 2
