@@ -86,3 +86,14 @@ def test_the_command_prints_the_table(tmp_path, capsys) -> None:
     said = capsys.readouterr().out
     assert said.count("+-") == 3 and "minus the best" in said
     assert main([*command, "--of", "label", "--out", str(tmp_path)]) == 2
+
+
+def test_the_command_puts_guides_on_a_runs_model(played, capsys) -> None:
+    folder = played[1] / "mvae"
+    before = {n: p.clone() for n, p in open_run(folder).recipe.model.state_dict().items()}
+    tiny = ["--epochs", "1", "-k", "20", "--rows", "10", "--device", "cpu"]
+    assert main(["compare", str(folder), "--guides", "mvae", "mopoe", *tiny]) == 0
+    said = capsys.readouterr().out
+    assert "IWAE, K = 20" in said and "mopoe" in said
+    assert all(torch.equal(p, before[n]) for n, p in open_run(folder).recipe.model.state_dict().items())
+    assert main(["compare", "--guides", "mvae", *tiny]) == 2

@@ -14,12 +14,14 @@ EXAMPLES = """\
   pyro-mm compare runs/demo/mvae runs/demo/mopoe
   pyro-mm compare runs/a runs/b --of label --given image --rows 200
   pyro-mm compare --variants mvae mmvae mopoe --data digits --epochs 50 --out runs/contest
+  pyro-mm compare runs/demo/mvae --guides mvae mmvae mopoe jmvae --epochs 30
 """
 STORY = """\
 Which run's model gives held-out rows the higher likelihood?  Differences are paired by row, so
 that what makes a row easy or hard for both cancels; a warning says when rows with an unreliable
 estimate (k-hat) decide.  With --variants they are trained first, all with the same settings, and
-coherence, accuracy and time stand beside the likelihoods."""
+coherence, accuracy and time stand beside the likelihoods.  With --guides the guides of variants
+are trained on the model of one run, which stays as it is, and their bounds compared."""
 SETTINGS = ("data", "epochs", "dim", "batch_size", "lr", "patience")
 
 
@@ -37,11 +39,12 @@ def _fill(p: Parser) -> None:
     p.add_argument("--no-refine", action="store_true", help="draw from the guides themselves")
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws (default: 0)")
     p.add_argument("--root", metavar="DIR", help="where the data are (now, if they have moved)")
-    new = p.add_argument_group("training variants first")
+    new = p.add_argument_group("training variants or guides first")
+    new.add_argument("--guides", nargs="+", metavar="NAME", help="variants whose guides are put on the model of RUN")
     new.add_argument("--variants", nargs="+", metavar="NAME", help="see 'pyro-mm list'; each into a folder below --out")
     new.add_argument("--out", type=Path, default=Path("runs/contest"), metavar="DIR", help="(default: runs/contest)")
     new.add_argument("--data", metavar="NAME", help="the data set (default: digits)")
-    new.add_argument("--epochs", type=count, metavar="N", help="of each (default: 100)")
+    new.add_argument("--epochs", type=count, metavar="N", help="of each (default: 100, of guides 30)")
     new.add_argument("--dim", type=count, metavar="N", help="latent dimensions (default: 16)")
     new.add_argument("--batch-size", type=count, metavar="N", help="rows per step (default: 128)")
     new.add_argument("--lr", type=above_zero, metavar="X", help="Adam's learning rate (default: 0.001)")
@@ -55,6 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
     set_threads(arguments)
     if arguments.variants:
         return _contest(arguments)
+    if arguments.guides:
+        return _zoo(arguments)
     from pyro_mm.run_comparison import compare_runs
     from pyro_mm.runs import open_run
 
@@ -102,6 +107,44 @@ def _contest(arguments: argparse.Namespace) -> int:
             device=device_of(arguments.device),
             progress=False,
             tell=tell,
+        )
+    print(found)
+    return 0
+
+
+def _zoo(arguments: argparse.Namespace) -> int:
+    """Put guides on one model, train them, print."""
+    if len(arguments.folders) != 1 or arguments.of or arguments.given:
+        raise UserError(
+            "--guides go on the model of one RUN and are compared by log p of everything: no --of or --given"
+        )
+    import torch
+
+    from pyro_mm import variants
+    from pyro_mm.guide_zoo import guide_zoo
+    from pyro_mm.runs import open_run
+
+    names = [choose(name, variants.__all__, "variant") for name in arguments.guides]
+    run = open_run(arguments.folders[0], arguments.root)
+    torch.manual_seed(arguments.seed)
+    dim = arguments.dim or run.settings.dim
+    guides = {n: getattr(variants, n)(run.splits.modalities, dim).guide for n in names}
+    training = {"epochs": arguments.epochs or 30, "batch_size": arguments.batch_size or run.settings.batch_size}
+    with progress_line() as tell:
+        found = guide_zoo(
+            run.recipe.model,
+            guides,
+            run.splits.train,
+            run.test_rows(arguments.rows),
+            k=arguments.k,
+            seed=arguments.seed,
+            tell=tell,
+            **training,
+            lr=arguments.lr or run.settings.lr,
+            patience=arguments.patience,
+            validation=run.splits.validation,
+            accelerator=device_of(arguments.device),
+            progress=False,
         )
     print(found)
     return 0
