@@ -4,8 +4,9 @@ A model is a Pyro program, its inference is another, a training objective is a s
 a log-likelihood is a number with an error bar.  Start with `pyro_mm.variants`, or `help(pyro_mm.models.Joint)`.
 """
 
-from pyro_mm import data, guides, handlers, likelihoods, models, networks, objectives, plots, variants
+from pyro_mm import data, guides, handlers, likelihoods, models, modules, networks, objectives, plots, variants
 from pyro_mm.batch import Batch
+from pyro_mm.beliefs import believe, informed, tilted
 from pyro_mm.evaluation import (
     Certificate,
     Evidence,
@@ -79,6 +80,7 @@ __all__ = [
     "TopDown",
     "Warmup",
     "ais",
+    "believe",
     "check_pair",
     "classify",
     "compare",
@@ -95,6 +97,7 @@ __all__ = [
     "handlers",
     "in_rows",
     "in_subsets",
+    "informed",
     "iwae",
     "k_curve",
     "kl",
@@ -107,6 +110,7 @@ __all__ = [
     "log_weights",
     "looser",
     "models",
+    "modules",
     "networks",
     "nll",
     "objectives",
@@ -120,6 +124,7 @@ __all__ = [
     "sbc",
     "semi_implicit",
     "svi",
+    "tilted",
     "train_judges",
     "variants",
     "with_prior",

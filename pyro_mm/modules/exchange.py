@@ -1,0 +1,158 @@
+"""The loops in which modules talk: classes among themselves, and a VAE with classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_mm.batch import Batch
+from pyro_mm.beliefs import ClassMessage, NormalMessage, believe, informed
+from pyro_mm.evaluation import encode
+from pyro_mm.handlers import Program
+from pyro_mm.modules.classes import ClassMixture, k_means, likelihood_message, log_responsibilities
+from pyro_mm.modules.parts import Gaussians, UnitGaussians
+from pyro_mm.objectives import elbo
+from pyro_mm.training import Stage, fit
+
+__all__ = ["Exchange", "agree", "exchange"]
+
+HEARD = "c_heard"
+Send = Callable[[ClassMixture, Batch], Tensor]
+
+
+def agree(
+    modules: Sequence[ClassMixture], batch: Batch, r: Tensor, steps: int = 50, *, send: Send = likelihood_message
+) -> Tensor:
+    """Modules that share their class exchange messages and learn; the first one's responsibilities at the end.
+
+    The first module has p(c): it is `informed` by the others.  To the others what is said takes the place of their
+    p(c) (`believe`):
+
+        1st:    r proportional to p(c) p(x_1 | c) prod_{j>1} b_j(c)
+        j-th:   r proportional to [p(c) p(x_1 | c) prod_{i not 1, j} b_i(c)] p(x_j | c)
+
+    With b_j = p(x_j | c) (`likelihood_message`) these are equal, and every step is one of expectation maximisation of
+    the single model p(c) prod_j p(x_j | c).  `posterior_message` is SERKET's b, with which they are not.
+
+    Args:
+        r: responsibilities `(N, C)` to start from.
+        send: what modules after the first say.
+
+    Raises:
+        ValueError: numbers of classes differ.
+    """
+    if len({m.classes for m in modules} | {r.shape[-1]}) != 1:
+        raise ValueError(f"modules have {[m.classes for m in modules]} classes, responsibilities {r.shape[-1]}")
+    for module in modules:
+        module.maximise(batch, r)
+    for _ in range(steps):
+        for module, mine in zip(modules, _opinions(modules, batch, send), strict=True):
+            module.maximise(batch, mine.exp())
+    return _opinions(modules, batch, send)[0].exp()
+
+
+def _opinions(modules: Sequence[ClassMixture], batch: Batch, send: Send) -> list[Tensor]:
+    """Every module's log-responsibilities `(N, C)`, all messages sent before any is heard."""
+    first, *others = modules
+    said = [log_responsibilities(first, batch), *(send(m, batch) for m in others)]
+    out = []
+    for j, module in enumerate(modules):
+        heard = sum((s for i, s in enumerate(said) if i != j), torch.zeros_like(said[0]))
+        told = informed(module, "c", HEARD) if module is first else believe(module, "c", ClassMessage(HEARD))
+        out.append(log_responsibilities(told, with_entry(batch, HEARD, heard)))
+    return out
+
+
+def with_entry(batch: Batch, name: str, value: Tensor) -> Batch:
+    """The batch with one more entry, present in every row."""
+    return Batch({**batch.x, name: value}, {m: k for m, k in batch.mask.items() if m != name})
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What an outer loop ends with.
+
+    Attributes:
+        responsibilities: p(c | everything) `(N, C)`.
+        codes: what the VAE sent last, `(N, D)`.
+        means: what it was told last, `(N, D)`.
+        losses: the VAE's loss at the end of every round, in nats per row.
+    """
+
+    responsibilities: Tensor
+    codes: Tensor
+    means: Tensor
+    losses: list[float] = field(default_factory=list)
+
+    @property
+    def classes(self) -> Tensor:
+        """The likeliest class of every row `(N,)`."""
+        return self.responsibilities.argmax(-1)
+
+
+def exchange(
+    model: Program,
+    guide: Program,
+    modules: Sequence[ClassMixture],
+    batch: Batch,
+    *,
+    rounds: int = 5,
+    epochs: int = 20,
+    steps: int = 20,
+    code: str = "code",
+    message: str = "mu",
+    site: str = "z",
+    alpha: float = 1.0,
+    send: Send = likelihood_message,
+    start: Tensor | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Exchange:
+    """Rounds of: train the VAE under the prior N(mu_i, I); send it z_i; let the classes agree; send back mu_i.
+
+        VAE:      max E_q[log p(x | z)] - alpha KL(q(z | x) || N(mu_i, I)), mu = 0 at first   (`fit`)
+        to it:    mu_i = sum_k r_ik m_k,  m_k the mean of class k's codes
+        from it:  z_i = the mean of q(z | x_i)
+        classes:  `agree`, from the last round's responsibilities
+
+    With alpha = 1, `UnitGaussians` for the codes, `likelihood_message` and a guide that hears mu as well (`tilted`),
+    every part is a coordinate of one bound of p(c) N(z; m_c, I) p(x | z) prod_j p(x_j | c), under q(z | x) q(c).
+    The papers send a draw of z and the mean of the likeliest class instead, and their guide does not see mu.
+
+    Args:
+        model, guide: the VAE, e.g. `models.Joint` and `guides.Experts`; a guide that is told of mu is
+            `tilted(guide, site, message)`.
+        modules: the first has a part called `code` with a `loc` for every class.
+        epochs: of the VAE in a round; 0 leaves it as it is.
+        steps: of `agree` in a round.
+        code, message: entries of the batch in which z_i and mu_i travel.
+        start: responsibilities of the first round (default: k-means of the codes).
+        options: for `fit`.
+
+    Raises:
+        ValueError: the first module knows nothing of `code`, or there is no round.
+    """
+    part = dict(modules[0].parts.items()).get(code)
+    if not isinstance(part, Gaussians | UnitGaussians):
+        raise ValueError(f"the first module needs Gaussians called '{code}'; it has {list(modules[0].parts)}")
+    mu = part.loc.new_zeros(len(batch), part.loc.shape[-1])
+    objective = elbo(believe(model, site, NormalMessage(message)), guide, beta=alpha)
+    r, losses = start, list[float]()
+    for t in range(rounds):
+        told = with_entry(batch, message, mu)
+        if epochs:
+            stage = Stage(objective, epochs, name=f"round_{t + 1}")
+            fit([stage], told, seed=seed + t, **{"progress": False, **options})
+        with torch.no_grad():
+            losses.append(float(objective(told)))
+        codes = encode(guide, told).mean[site]
+        seen = with_entry(batch, code, codes)
+        r = agree(modules, seen, k_means(codes, modules[0].classes, seed) if r is None else r, steps, send=send)
+        mu = r @ part.loc.detach()
+    if r is None:
+        raise ValueError(f"an exchange has at least one round, got {rounds}")
+    return Exchange(r, codes, mu, losses)

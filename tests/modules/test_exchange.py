@@ -1,0 +1,182 @@
+"""A VAE that talks with modules of classes: bound and gradient of the one model, and what a second modality adds."""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from sklearn.metrics import adjusted_rand_score
+from torch import Tensor, nn
+
+from pyro_mm import data
+from pyro_mm.batch import Batch
+from pyro_mm.beliefs import NormalMessage, believe, tilted
+from pyro_mm.guides import Experts, product_of_experts
+from pyro_mm.modality import Modality, decoders, encoders
+from pyro_mm.models import Joint
+from pyro_mm.modules import ClassMixture, Counts, Gaussians, UnitGaussians, em, exchange, k_means
+from pyro_mm.networks import MLP
+from pyro_mm.objectives import elbo
+from tests.helpers.oracle import LG, assert_same_gradients, gradients, set_to_exact_experts
+
+D = torch.float64
+MEANS = torch.tensor([[-3.0, 0.0], [3.0, 0.0], [0.0, 3.0]], dtype=D)
+WORDS = torch.tensor([[6, 2, 1, 1], [1, 6, 2, 1], [1, 1, 2, 6]], dtype=D) / 10
+
+
+def toy(n: int = 45) -> tuple[LG, Batch]:
+    """z ~ N(m_c, I), x linear in it with orthogonal columns (the posterior is diagonal), words of c."""
+    lg = LG(dims={"a": 4}, latent=2)
+    lg.w["a"] = torch.linalg.qr(lg.w["a"]).Q * torch.tensor([0.9, 0.6], dtype=D)
+    c = torch.arange(n) % 3
+    z = MEANS[c] + torch.randn(n, 2, dtype=D)
+    a = z @ lg.w["a"].T + lg.b["a"] + lg.s["a"] * torch.randn(n, 4, dtype=D)
+    return lg, Batch({"a": a, "words": dist.Multinomial(3, WORDS[c]).sample()})
+
+
+def exact_guide(lg: LG) -> Experts:
+    guide = Experts(encoders(lg.modalities(), 2), product_of_experts).double()
+    set_to_exact_experts(lg, guide.encoders)
+    return guide
+
+
+def modules() -> list[ClassMixture]:
+    code = ClassMixture({"code": UnitGaussians(2, 3)}, 3)
+    return [code.double(), ClassMixture({"words": Counts(4, 3)}, 3).double()]
+
+
+class Bound(nn.Module):
+    """The bound of p(c) N(z; m_c, I) p(a | z) p(words | c) under q(z_i) q(c_i), plus the parameters' prior, in closed
+    form, of free numbers: q's and the modules'.
+    """
+
+    def __init__(self, lg: LG, batch: Batch, loc: Tensor, r: Tensor, both: list[ClassMixture]) -> None:
+        super().__init__()
+        self.lg, self.batch, self.both = lg, batch, both
+        precision = 1 + (lg.w["a"] ** 2).sum(0) / lg.s["a"] ** 2
+        self.loc, self.log_var = nn.Parameter(loc.clone()), nn.Parameter(-precision.log().expand_as(loc).clone())
+        self.log_r = nn.Parameter(r.clamp(min=1e-300).log())
+        code, words = both
+        self.m, self.shares = nn.Parameter(code.parts["code"].loc.detach()), nn.Parameter(code.logits.detach())
+        self.theta = nn.Parameter(words.parts["words"].logits.detach())
+
+    def forward(self) -> Tensor:
+        w, s, var = self.lg.w["a"], self.lg.s["a"], self.log_var.exp()
+        off = self.batch.x["a"] - self.lg.b["a"] - self.loc @ w.T
+        seen = -0.5 * (off.square().sum() + (var @ (w**2).T).sum()) / s**2
+        square = (self.loc.unsqueeze(1) - self.m).square().sum(-1) + var.sum(-1, keepdim=True)
+        log_pi, log_theta = self.shares.log_softmax(-1), self.theta.log_softmax(-1)
+        log_r = self.log_r.log_softmax(-1)
+        classes = log_pi - 0.5 * square + self.batch.x["words"] @ log_theta.T - log_r
+        prior = self.both[0].pseudo * log_pi.sum() + self.both[1].parts["words"].pseudo * log_theta.sum()
+        return seen + 0.5 * self.log_var.sum() + (log_r.exp() * classes).sum() + prior
+
+
+def test_the_loop_ends_where_the_bound_of_the_one_model_is_flat():
+    lg, batch = toy()
+    both = modules()
+    told = tilted(exact_guide(lg), "z", "mu")
+    out = exchange(lg.model(), told, both, batch, rounds=30, epochs=0, steps=1)
+    bound = Bound(lg, batch, out.codes, out.responsibilities, both)
+    slopes = gradients(bound(), bound)
+    worst = {n: float(s.abs().max()) for n, s in slopes.items()}
+    assert max(worst.values()) < 1e-8
+    # From nearby, variational inference in the single model, by gradient in all numbers at once, comes back to it.
+    best = bound().detach()
+    with torch.no_grad():
+        for p in bound.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    assert best - bound().detach() > 5
+    optimiser = torch.optim.LBFGS(list(bound.parameters()), max_iter=300, line_search_fn="strong_wolfe")
+    optimiser.step(lambda: backward(bound, optimiser))
+    torch.testing.assert_close(bound().detach(), best, rtol=0, atol=1e-4)
+    torch.testing.assert_close(bound.log_r.softmax(-1).detach(), out.responsibilities, rtol=0, atol=1e-3)
+
+
+def backward(bound: Bound, optimiser: torch.optim.Optimizer) -> float:
+    optimiser.zero_grad()
+    loss = -bound()
+    loss.backward()
+    return float(loss.detach())
+
+
+class One(nn.Module):
+    """c ~ Cat(pi);  z ~ N(m_c, I);  x ~ p(x | z): the single model in plain Pyro, the VAE's decoder in it."""
+
+    def __init__(self, model: Joint, mixture: ClassMixture) -> None:
+        super().__init__()
+        self.model, self.mixture = model, mixture
+
+    def forward(self, batch: Batch) -> None:
+        with pyro.plate("data", len(batch), dim=-1):
+            c = pyro.sample("c", dist.Categorical(logits=self.mixture.logits))
+            z = pyro.sample("z", dist.Normal(self.mixture.parts["code"].loc[c], 1.0).to_event(1))
+            pyro.sample("a", self.model.decoders["a"](z), obs=batch.x["a"])
+
+
+class Both(nn.Module):
+    """q(z | x) q(c), the latter fixed and enumerated."""
+
+    def __init__(self, guide: Experts, r: Tensor) -> None:
+        super().__init__()
+        self.guide, self.r = guide, r
+
+    def forward(self, batch: Batch) -> None:
+        with pyro.plate("data", len(batch), dim=-1):
+            pyro.sample("z", self.guide.posterior(batch))
+            pyro.sample("c", dist.Categorical(self.r), infer={"enumerate": "parallel"})
+
+
+def test_the_vae_that_is_told_its_mean_has_the_gradient_of_the_single_model():
+    lg, batch = toy(12)
+    model, mixture = lg.model(), modules()[0]
+    guide = Experts(encoders(lg.modalities(), 2), product_of_experts).double()
+    r = torch.randn(12, 3, dtype=D).softmax(-1)
+    mu = r @ mixture.parts["code"].loc.detach()
+    pyro.set_rng_seed(7)
+    apart = elbo(believe(model, "z", NormalMessage("mu")), guide)(Batch({**batch.x, "mu": mu}))
+    pyro.set_rng_seed(7)
+    estimator = pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)
+    together = estimator.differentiable_loss(One(model, mixture), Both(guide, r), batch) / 12
+    pair = nn.ModuleList([model, guide])
+    assert_same_gradients(gradients(apart, pair), gradients(together, pair))
+
+
+def speech_like(label: Tensor, words: int = 12) -> Tensor:
+    """Histograms of 12 sounds over 10 frames, a stand-in for a spoken name: 0 sounds like 1, 2 like 3, and so on."""
+    noise = torch.Generator().manual_seed(3)
+    profile = torch.rand(5, words, generator=noise) ** 4
+    each = torch.multinomial(profile[label // 2], 10, replacement=True, generator=noise)
+    return nn.functional.one_hot(each, words).sum(1).to(torch.get_default_dtype())
+
+
+def test_a_second_modality_makes_clusters_of_digits_purer():
+    digits = data.digits()
+    rows = digits.train[torch.arange(500)]
+    label = rows.x["label"]
+    batch = Batch({"image": rows.x["image"], "sound": speech_like(label)})
+    scores = []
+    for second in (False, True):
+        pyro.set_rng_seed(0)
+        image = [Modality("image", (8, 8), digits.modalities[0].likelihood, MLP((64,)))]
+        vae = Joint(decoders(image, 6), 6), Experts(encoders(image, 6), product_of_experts)
+        first = ClassMixture({"code": Gaussians(6, 10)}, 10)
+        others = [ClassMixture({"sound": Counts(12, 10)}, 10)] if second else []
+        out = exchange(*vae, [first, *others], batch, rounds=2, epochs=10, steps=10, batch_size=50, lr=3e-3)
+        scores.append(adjusted_rand_score(label, out.classes))
+        assert out.losses[-1] < out.losses[0]
+    heard = batch.x["sound"]
+    deaf_to_images = em(ClassMixture({"sound": Counts(12, 10)}, 10), batch, k_means(heard, 10), 30).argmax(-1)
+    scores.append(adjusted_rand_score(label, deaf_to_images))
+    print("ARI of images, of both, of sounds:", scores)
+    assert scores[1] > max(scores[0], scores[2]) + 0.05
+
+
+def test_mistakes_are_named():
+    lg, batch = toy(6)
+    pair = lg.model(), exact_guide(lg)
+    with pytest.raises(ValueError, match="needs Gaussians called 'code'"):
+        exchange(*pair, modules()[::-1], batch, epochs=0)
+    with pytest.raises(ValueError, match="at least one round"):
+        exchange(*pair, modules(), batch, epochs=0, rounds=0)
