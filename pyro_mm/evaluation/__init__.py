@@ -19,8 +19,12 @@ from pyro_mm.evaluation.generation import Posterior, encode, generate, simulate
 from pyro_mm.evaluation.hmc_means import Means, hmc_means
 from pyro_mm.evaluation.marginal import log_marginal
 from pyro_mm.evaluation.psis import psis, psis_estimate, threshold
+from pyro_mm.evaluation.ranking import Measure, average_precision
 from pyro_mm.evaluation.refine import Cascade, GradientSteps, HMCFit, Laplace
 from pyro_mm.evaluation.report import Report, report
+from pyro_mm.evaluation.retrieval import Retrieval, retrieve
+from pyro_mm.evaluation.retrieval_density import CrossConditional, by_likelihood, cross_conditional
+from pyro_mm.evaluation.retrieval_scores import Score, by_cosine, by_kl, by_sampled_kl, by_wasserstein
 from pyro_mm.evaluation.sandwich import sandwich
 from pyro_mm.evaluation.sharded import sharded
 
@@ -33,6 +37,7 @@ __all__ = [
     "CheckReport",
     "Comparison",
     "CrossAccuracy",
+    "CrossConditional",
     "Disentanglement",
     "Divergence",
     "Evidence",
@@ -42,19 +47,29 @@ __all__ = [
     "KCurve",
     "Laplace",
     "Means",
+    "Measure",
     "NoLikelihood",
     "PairError",
     "Posterior",
     "Proportion",
     "Rank",
     "Report",
+    "Retrieval",
+    "Score",
     "ais",
+    "average_precision",
     "bits_per_dim",
+    "by_cosine",
+    "by_kl",
+    "by_likelihood",
+    "by_sampled_kl",
+    "by_wasserstein",
     "check_pair",
     "classify",
     "classify_plug_in",
     "compare",
     "cross_accuracy",
+    "cross_conditional",
     "dequantised",
     "disentanglement",
     "encode",
@@ -75,6 +90,7 @@ __all__ = [
     "psis_estimate",
     "rank",
     "report",
+    "retrieve",
     "sandwich",
     "sbc",
     "sharded",

@@ -15,7 +15,7 @@ from pyro_mm.batch import Batch
 from pyro_mm.evaluation.coherence import CHUNK, Judge, Sources, _roles, generated
 from pyro_mm.handlers import Program
 
-__all__ = ["Rank", "frechet", "frechet_distance", "rank", "split_half"]
+__all__ = ["Rank", "fidelity", "frechet", "frechet_distance", "rank", "split_half"]
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
@@ -36,10 +36,14 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     if m1.shape != (f,) or m2.shape != (f,) or s1.shape != (f, f) or s2.shape != (f, f):
         shapes = ", ".join(str(tuple(t.shape)) for t in (mean1, cov1, mean2, cov2))
         raise ValueError(f"means (F,) and covariances (F, F) of one F are needed; got {shapes}")
-    root = _root(s1)
-    inner = root @ s2 @ root
-    cross = torch.linalg.eigvalsh(0.5 * (inner + inner.mT)).clamp(min=0).sqrt().sum()
-    return ((m1 - m2).square().sum() + s1.trace() + s2.trace() - 2 * cross).item()
+    return ((m1 - m2).square().sum() + s1.trace() + s2.trace() - 2 * fidelity(s1, s2)).item()
+
+
+def fidelity(cov1: Tensor, cov2: Tensor) -> Tensor:
+    """tr (S1^1/2 S2 S1^1/2)^1/2 of covariances `(..., F, F)`, `(...)`."""
+    root = _root(cov1)
+    inner = root @ cov2 @ root
+    return torch.linalg.eigvalsh(0.5 * (inner + inner.mT)).clamp(min=0).sqrt().sum(-1)
 
 
 def frechet(features_real: Tensor, features_made: Tensor) -> float:
@@ -173,4 +177,4 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
 def _root(covariance: Tensor) -> Tensor:
     """The symmetric square root of a covariance."""
     values, vectors = torch.linalg.eigh(0.5 * (covariance + covariance.mT))
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.mT
+    return (vectors * values.clamp(min=0).sqrt().unsqueeze(-2)) @ vectors.mT

@@ -13,10 +13,10 @@ __all__ = ["RatioSums", "WeightSums"]
 
 
 class WeightSums:
-    """log sum w, log sum w^2 and the largest log-weights of every datum, for K draws in all."""
+    """log sum w, log sum w^2 and, for `khat`, the largest log-weights of every datum, for K draws in all."""
 
-    def __init__(self, k: int) -> None:
-        self.k = k
+    def __init__(self, k: int, tails: bool = True) -> None:
+        self.k, self.tails = k, tails
         self.first: Tensor | None = None
         self.second: Tensor | None = None
         self.top: Tensor | None = None
@@ -26,8 +26,9 @@ class WeightSums:
         log_w = log_w.double()
         self.first = _log_add(self.first, torch.logsumexp(log_w, 0))
         self.second = _log_add(self.second, torch.logsumexp(2 * log_w, 0))
-        seen = log_w if self.top is None else torch.cat([self.top, log_w])
-        self.top = seen.topk(min(tail_size(self.k) + 1, len(seen)), 0).values
+        if self.tails:
+            seen = log_w if self.top is None else torch.cat([self.top, log_w])
+            self.top = seen.topk(min(tail_size(self.k) + 1, len(seen)), 0).values
 
     @property
     def estimate(self) -> Tensor:
@@ -49,15 +50,15 @@ class WeightSums:
     @property
     def khat(self) -> Tensor:
         """Pareto shape of the tail."""
-        assert self.top is not None, "no weights were added"
+        assert self.top is not None, "no weights were added, or no tails were kept"
         return khat(self.top)
 
 
 class RatioSums:
     """For log (sum u / sum w) on the same draws: both sums and their cross term."""
 
-    def __init__(self, k: int) -> None:
-        self.numerator, self.denominator = WeightSums(k), WeightSums(k)
+    def __init__(self, k: int, tails: bool = True) -> None:
+        self.numerator, self.denominator = WeightSums(k, tails), WeightSums(k, tails)
         self.cross: Tensor | None = None
 
     def add(self, log_u: Tensor, log_w: Tensor) -> None:
