@@ -117,15 +117,12 @@ class Proposal:
     def draw(self, batch: Batch, which: Tensor) -> Draws:
         """Draw one particle per entry of `which` and score it; `batch` says what the model observes.
 
-        Distributions validate their arguments and data in the first particle only: for all of them it takes a third of
-        the time.
+        Distributions validate their arguments and data in the first call only: it reads every element several times.
         """
-        if not self._validated and len(which) > 1:
-            with torch.random.fork_rng([batch.device] if batch.device.type == "cuda" else []):
-                self._draw(batch, which[:1])
-            self._validated = True
         with pyro.validation_enabled(pyro_validates() and not self._validated):
-            return self._draw(batch, which)
+            found = self._draw(batch, which)
+        self._validated = True
+        return found
 
     def _draw(self, batch: Batch, which: Tensor) -> Draws:
         k = len(which)

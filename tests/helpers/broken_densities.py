@@ -16,7 +16,7 @@ from tests.helpers.pairs import Guide, Model, MoE
 class OneExpert(Mixture):
     """All draws come from one component; the density is the mixture's."""
 
-    def _component(self, shape: torch.Size) -> Tensor:
+    def _component(self, shape: torch.Size, start: Tensor | None = None) -> Tensor:
         ends = self.weights.double().cumsum(-1)
         u = torch.rand((), dtype=torch.float64)
         return (u >= (ends / ends[..., -1:])[..., :-1]).sum(-1).expand(shape)
