@@ -12,7 +12,7 @@ from pyro_mm.cli.parser import Parser, command
 EXAMPLES = """\
   pyro-mm list
   pyro-mm list | grep mmvae
-  pyro-mm list --markdown > docs/catalogue.md
+  pyro-mm list --markdown
 """
 WIDTH = 100
 
