@@ -108,7 +108,7 @@ def test_python_dash_m_is_the_same_program():
         [sys.executable, "-m", "pyro_mm", "train", "nvae"], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 2
-    assert done.stderr == "pyro-mm: unknown variant 'nvae': did you mean vae or mvae or cvae?\n"
+    assert done.stderr == "pyro-mm: unknown variant 'nvae': did you mean vae or svae or mvae?\n"
 
 
 # --- train ---------------------------------------------------------------------------------------------------------
@@ -157,10 +157,10 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     broken, straight = tmp_path / "broken run", tmp_path / "straight"
     real = Leg.step
 
-    def stopped(self, batch, number):
+    def stopped(self, batch, number, *more):
         if number == 7:
             raise KeyboardInterrupt
-        return real(self, batch, number)
+        return real(self, batch, number, *more)
 
     with monkeypatch.context() as patch:
         patch.setattr(Leg, "step", stopped)
@@ -218,7 +218,7 @@ def test_a_file_where_the_folder_should_be_is_named(tmp_path, capsys):
 
 
 def test_a_loss_that_is_not_finite_is_one_line(tmp_path, capsys, monkeypatch):
-    def diverged(self, batch, number):
+    def diverged(self, batch, number, *more):
         raise NonFiniteLoss("the loss is nan", number, 1, "training", ["term 'elbo', modality 'image'"])
 
     monkeypatch.setattr(Leg, "step", diverged)
@@ -242,7 +242,7 @@ def test_training_says_what_comes_next(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["train", "mvea"], "unknown variant 'mvea': did you mean mvae"),
-        (["train", "zzz"], "unknown variant 'zzz': there are cmvae, cvae"),
+        (["train", "zzz"], "unknown variant 'zzz': there are avae, avae-staged"),
         (["train", "mvae", "--data", "mnits"], "unknown data set 'mnits': did you mean mnist"),
         (["train", "mvae", "--data", "mnist"], "root=FOLDER"),
         (["train", "mvae", "--data", "mnist", "--root", "/nowhere"], "root=/nowhere holds no complete set"),
