@@ -21,27 +21,13 @@ def data_set(name: str, root: str | None) -> Any:
 
 
 def trained_run(settings: Any, folder: Path, device: str, *, progress: bool = False) -> Any:
-    """The run of these settings, trained to its end if it is not, with its model on the device.
+    """The run of these settings, trained to its end if it is not, with its model on the device."""
+    from pyro_mm.contest import trained
 
-    Raises:
-        KeyboardInterrupt: the training was interrupted; the next call goes on with it.
-    """
-    from pyro_mm.runs import open_run, train_run
-
-    if not _is_trained(folder):
-        there = (folder / "checkpoint.pt").is_file()
-        if train_run(settings, folder, resume=there, progress=progress, device=device).interrupted:
-            raise KeyboardInterrupt
-    run = open_run(folder, settings.root)
+    run = trained(settings, folder, device, progress=progress)
     for module in run.recipe.modules.values():
         module.to(device)
     return run
-
-
-def _is_trained(folder: Path) -> bool:
-    """To the end: an interrupted run has a model as well."""
-    record = folder / "run.json"
-    return record.is_file() and json.loads(record.read_text())["status"] == "trained" and (folder / "model").is_dir()
 
 
 def require_same_plan(path: Path, plan: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ gradient from under a mask.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,9 +18,14 @@ from torch import Tensor
 if TYPE_CHECKING:
     from pyro_mm.modality import Modality
 
-__all__ = ["Batch"]
+__all__ = ["Batch", "as_names"]
 
 Rows = int | slice | Sequence[int] | Tensor
+
+
+def as_names(names: str | Iterable[str]) -> tuple[str, ...]:
+    """One name or several, each once, in their order."""
+    return (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
 
 
 class Batch:
@@ -190,6 +195,11 @@ class Batch:
                 m: tuple(keep.tolist()) for m, keep in choice.items() if keep.dim() == 1 and keep.device.type == "cpu"
             }
         return out
+
+    def blocks(self, rows: int) -> Iterator[Batch]:
+        """The batch in pieces of so many rows, the last one shorter."""
+        for start in range(0, len(self), rows):
+            yield self[start : start + rows]
 
     def masked(self, keep: Mapping[str, Tensor]) -> Batch:
         """The same rows with every modality hidden in the rows where its `keep`, bool `(N,)`, is False."""

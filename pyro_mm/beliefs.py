@@ -170,7 +170,7 @@ class _Change(Messenger):
 
     def __init__(self, site: str, change: Callable[[Any], dist.TorchDistribution]) -> None:
         super().__init__()
-        self.site, self.change, self.latents, self.met = site, change, [], False  # type: ignore[var-annotated]
+        self.site, self.change, self.met = site, change, False
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] != self.site:

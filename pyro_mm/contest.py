@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -19,7 +20,7 @@ from pyro_mm.runs import RECORD, Run, open_run, train_run
 from pyro_mm.settings import Settings, build_recipe, load_data
 from pyro_mm.tables import aligned
 
-__all__ = ["Contest", "Standing", "contest"]
+__all__ = ["Contest", "Standing", "contest", "trained"]
 
 CONTEST = "contest.json"
 FORMAT = 1
@@ -58,7 +59,7 @@ class Contest:
     standings: tuple[Standing, ...]
     label: str | None
 
-    @property
+    @cached_property
     def comparison(self) -> Comparison | None:
         """Paired differences of those that have likelihoods; None for fewer than two."""
         found = {s.variant: s.evidence for s in self.standings if s.evidence is not None}
@@ -153,7 +154,7 @@ def contest(
             found.append(Standing(name, why=str(refusal)))
             continue
         tell(f"{name}: training")
-        run = _trained(settings, Path(folder) / name, device, progress)
+        run = trained(settings, Path(folder) / name, device, progress=progress)
         found.append(_measured(run, k, rows, refine, coherence and splits.label is not None, tell))
     if all(s.seconds is None for s in found):
         raise ValueError("; ".join(f"{s.variant}: {s.why}" for s in found))
@@ -163,8 +164,13 @@ def contest(
     return done
 
 
-def _trained(settings: Settings, folder: Path, device: str, progress: bool) -> Run:
-    """The run, trained to its end; what is there already is used."""
+def trained(settings: Settings, folder: Path, device: str = "auto", *, progress: bool = True) -> Run:
+    """The run of these settings, trained to its end; what is there already is used, and gone on with.
+
+    Raises:
+        FileExistsError: it has other settings, but for the place of its data.
+        KeyboardInterrupt: the training was interrupted; the next call goes on with it.
+    """
     there = read_json(folder / RECORD)["status"] if (folder / RECORD).is_file() else None
     if there == "trained":
         run = open_run(folder, settings.root)

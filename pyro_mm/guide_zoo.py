@@ -21,7 +21,7 @@ from pyro_mm.weights import log_weights
 
 __all__ = ["Kept", "Zoo", "guide_zoo"]
 
-DRAWS = 200  # for an ELBO
+DRAWS, ROWS = 200, 64  # for an ELBO, and at once
 
 
 @dataclass(frozen=True)
@@ -119,14 +119,10 @@ def guide_zoo(
             raise ValueError(f"guide '{name}': {error}") from error
         tell(f"{name}: bounds")
         with evaluating(model, guide, seed=seed):
-            bound = torch.cat([log_weights(model, guide, rows, DRAWS).mean(0) for rows in _blocks(test)])
+            bound = torch.cat([log_weights(model, guide, rows, DRAWS).mean(0) for rows in test.blocks(ROWS)])
         iwae = log_marginal(model, guide, test, k, refine=False, defensive=0.0, independent=True, seed=seed)
         found[name] = Kept(bound, iwae, sum(row["seconds"] for row in history))
     order = dict(sorted(found.items(), key=lambda item: -item[1].elbo.mean().item()))
     tell("log p(X)")
     best = guides[next(iter(order))]
     return Zoo(order, log_marginal(model, best, test, k, refine=True, seed=seed))
-
-
-def _blocks(batch: Batch, rows: int = 64) -> list[Batch]:
-    return [batch[i : i + rows] for i in range(0, len(batch), rows)]

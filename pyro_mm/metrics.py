@@ -71,20 +71,7 @@ def evaluate_metrics(
     if judges is None:
         judges = train_judges(run.splits, folder=folder, device=test.device, tell=tell)
     judges.to(test.device)
-    found: dict[str, Any] = {
-        "format": FORMAT,
-        "variant": run.settings.variant,
-        "data": run.settings.data,
-        "split": "test",
-        "data_fingerprint": run.record["data_fingerprint"],
-        "versions": storage.versions(),
-        "rows": len(test),
-        "seed": seed,
-        "means": list(run.recipe.means),
-        "judges": {
-            m: {"accuracy": _or_none(p.value), "se": _or_none(p.se), "n": p.n} for m, p in judges.accuracy.items()
-        },
-    }
+    found = _head(run, judges, len(test), seed)
     pair = (run.recipe.model, run.recipe.guide, judges)
     options: dict[str, Any] = {"means": run.recipe.means, "seed": seed}
     if "coherence" in which:
@@ -100,6 +87,24 @@ def evaluate_metrics(
         found["rank"] = {m: r.to_json() for m, r in rank(*pair, test, **options).items()}
     write_json(run.folder / METRICS, {**_earlier(run, found), **found})
     return found
+
+
+def _head(run: Run, judges: Judges, rows: int, seed: int) -> dict[str, Any]:
+    """What was measured, and by whom."""
+    return {
+        "format": FORMAT,
+        "variant": run.settings.variant,
+        "data": run.settings.data,
+        "split": "test",
+        "data_fingerprint": run.record["data_fingerprint"],
+        "versions": storage.versions(),
+        "rows": rows,
+        "seed": seed,
+        "means": list(run.recipe.means),
+        "judges": {
+            m: {"accuracy": _or_none(p.value), "se": _or_none(p.se), "n": p.n} for m, p in judges.accuracy.items()
+        },
+    }
 
 
 def _earlier(run: Run, found: dict[str, Any]) -> dict[str, Any]:

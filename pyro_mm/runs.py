@@ -35,19 +35,8 @@ __all__ = ["Run", "Settings", "certify_run", "evaluate_run", "open_run", "read_s
 FORMAT = 1
 RECORD, RESULTS, MODEL, FIGURES = "run.json", "results.json", "model", "figures"
 CERTIFICATES, METRICS = "certificates.json", "metrics.json"
-OWN = (
-    CONFIG,
-    RECORD,
-    RESULTS,
-    CERTIFICATES,
-    METRICS,
-    MODEL,
-    FIGURES,
-    "log.csv",
-    "log.jsonl",
-    "checkpoint.pt",
-    "evidence.nc",
-)
+LOGS = ("log.csv", "log.jsonl", "checkpoint.pt", "evidence.nc")
+OWN = (CONFIG, RECORD, RESULTS, CERTIFICATES, METRICS, MODEL, FIGURES, *LOGS)
 
 
 @dataclass(frozen=True)

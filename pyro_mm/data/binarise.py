@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pyro_mm.batch import Batch, Rows
+from pyro_mm.batch import Batch, Rows, as_names
 
 __all__ = ["Binarised", "binarised_once"]
 
@@ -33,7 +33,7 @@ class Binarised(Dataset[Batch]):
     """
 
     def __init__(self, batch: Batch, names: str | Sequence[str], levels: float = 1) -> None:
-        self.pixels = (names,) if isinstance(names, str) else tuple(names)
+        self.pixels = as_names(names)
         self.batch, self.levels = batch, levels
         _check(batch, self.pixels, levels)
 
@@ -57,7 +57,7 @@ def binarised_once(batch: Batch, names: str | Sequence[str], seed: int, levels: 
 
     Arguments and errors as in `Binarised`; torch's global generator is neither read nor moved.
     """
-    pixels = (names,) if isinstance(names, str) else tuple(names)
+    pixels = as_names(names)
     _check(batch, pixels, levels)
     source = torch.Generator().manual_seed(seed)
 

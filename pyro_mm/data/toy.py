@@ -17,7 +17,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_mm.batch import Batch
+from pyro_mm.batch import Batch, as_names
 from pyro_mm.likelihoods import Normal
 from pyro_mm.modality import Modality, decoders
 from pyro_mm.models import Joint
@@ -196,7 +196,7 @@ class LinearGaussian:
         return ExactGuide(self)
 
     def _known(self, names: Names) -> tuple[str, ...]:
-        chosen = (names,) if isinstance(names, str) else tuple(names)
+        chosen = as_names(names)
         if unknown := [m for m in chosen if m not in self.weights]:
             raise ValueError(f"unknown modality {unknown}; this model has {list(self.weights)}")
         return chosen

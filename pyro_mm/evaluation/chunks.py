@@ -68,8 +68,7 @@ class Plan:
 
     def blocks(self, batch: Batch) -> Iterator[Batch]:
         """The batch in blocks of rows."""
-        for start in range(0, len(batch), self.rows):
-            yield batch[start : start + self.rows]
+        return batch.blocks(self.rows)
 
     def slices(self, which: Tensor) -> Iterator[Tensor]:
         """The particles in chunks."""

@@ -10,7 +10,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_mm.batch import Batch
+from pyro_mm.batch import Batch, as_names
 from pyro_mm.evaluation.chunks import MEMORY
 from pyro_mm.evaluation.effort import Effort, fit_all, proposal_of
 from pyro_mm.evaluation.estimation import planned
@@ -83,7 +83,7 @@ def _classified(
     effort: Effort,
     weighted: bool,
 ) -> Tensor:
-    names = (given,) if isinstance(given, str) else tuple(dict.fromkeys(given))
+    names = as_names(given)
     if not names or of in names:
         raise ValueError(f"classify '{of}' from at least one other modality; got given={list(names)}")
     require_likelihood(model, names, of=(of,))
@@ -98,7 +98,7 @@ def _classified(
             for which in plan.slices(proposal.assign(effort.draws)):
                 with _Classes(of) as seen:
                     draws = proposal.draw(block, which)
-                _require_sites(model, names, draws)
+                require_sites(model, names, draws)
                 log_p = seen.log_probs()
                 # Where latents are enumerated, p(y | z, c) and the weight, or p(c | z, x_B), both depend on c.
                 terms = draws.log_terms([m for m in names if m in draws.log_likelihood])
@@ -112,7 +112,7 @@ def _classified(
     return torch.cat(rows)
 
 
-def _require_sites(model: Program, given: tuple[str, ...], draws: Draws) -> None:
+def require_sites(model: Program, given: tuple[str, ...], draws: Draws) -> None:
     """Raise for what is given to a model that has no use for it: p(y | x_B) would silently be p(y)."""
     known = {*draws.log_likelihood, *getattr(model, "conditioned_on", ())}
     if unknown := [m for m in given if m not in known]:

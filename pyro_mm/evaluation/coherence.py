@@ -128,7 +128,7 @@ def cross_accuracy(
         if not len(rows) or not wanted:
             continue
         known = batch[rows]
-        truth = _classes(known.x[label])
+        truth = classes_of(known.x[label])
         hits: dict[str, list[Tensor]] = {m: [] for m in wanted}
         options: dict[str, Any] = {"means": means, "sample": sample, "seed": seed, "chunk": chunk}
         for where, made in generated(model, guide, known.only(*given), wanted, k, **options):
@@ -234,10 +234,10 @@ def _typical(px: Any) -> Tensor:
 def _judged(judges: Judge, label: str, m: str, x: Tensor) -> Tensor:
     """Classes `(k, n)` of values `(k, n, *shape)`."""
     if m == label:
-        return _classes(x, 2)
+        return classes_of(x, 2)
     return judges.classify(m, x.flatten(0, 1)).argmax(-1).reshape(x.shape[:2])
 
 
-def _classes(label: Tensor, lead: int = 1) -> Tensor:
+def classes_of(label: Tensor, lead: int = 1) -> Tensor:
     """Class numbers, also of one-hot rows, behind `lead` dimensions."""
     return label.argmax(-1) if label.dim() > lead else label.long()

@@ -8,7 +8,7 @@ from math import sqrt
 
 import torch
 
-from pyro_mm.batch import Batch
+from pyro_mm.batch import Batch, as_names
 from pyro_mm.evaluation.chunks import MEMORY, Plan
 from pyro_mm.evaluation.components import row_wise
 from pyro_mm.evaluation.discrete import enumerated_sites, left_to_model, log_posterior
@@ -212,8 +212,8 @@ class Conditional:
 
 
 def _names(of: Names, given: Names, batch: Batch) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    a = (of,) if isinstance(of, str) else tuple(dict.fromkeys(of))
-    b = (given,) if isinstance(given, str) else tuple(dict.fromkeys(given))
+    a = as_names(of)
+    b = as_names(given)
     if not a or not b:
         raise ValueError("log_conditional needs at least one modality in `of` and one in `given`")
     if both := set(a) & set(b):

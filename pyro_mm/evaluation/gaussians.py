@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from pyro_mm.guides.randomness import SemiImplicit
 from pyro_mm.handlers import Program, particles
 from pyro_mm.weights import Site, Sites, run
 
-__all__ = ["Gaussian", "gaussian_posteriors", "is_seen", "one_density", "shared_latents"]
+__all__ = ["Gaussian", "gaussian", "gaussian_posteriors", "is_seen", "one_density", "shared_latents"]
 
 Gaussian = distributions.MultivariateNormal | distributions.Independent
 """Batch shape `(N,)`, event shape `(D,)`, float64: full, or diagonal as `Independent(Normal, 1)`."""
@@ -60,19 +59,15 @@ def gaussian_posteriors(guide: Program, batch: Batch, names: tuple[str, ...], ch
     """
     one_density(guide)
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {n: [] for n in names}
-    for rows in _blocks(batch, chunk):
+    for rows in batch.blocks(chunk):
         sites = run(particles(guide, 2), rows)  # two draws of what stands above a latent show whether it depends on it
         for name in names:
             parts[name].append(_moments(sites, name, len(rows)))
-    return {n: _gaussian(*(torch.cat(p) for p in zip(*found, strict=True))) for n, found in parts.items()}
+    return {n: gaussian(*(torch.cat(p) for p in zip(*found, strict=True))) for n, found in parts.items()}
 
 
-def _blocks(batch: Batch, chunk: int) -> Iterator[Batch]:
-    for start in range(0, len(batch), chunk):
-        yield batch[start : start + chunk]
-
-
-def _gaussian(loc: Tensor, scale: Tensor) -> Gaussian:
+def gaussian(loc: Tensor, scale: Tensor) -> Gaussian:
+    """N(loc, S), S by its Cholesky factor `(..., D, D)` or by standard deviations `(..., D)`."""
     if scale.dim() > loc.dim():
         return distributions.MultivariateNormal(loc, scale_tril=scale, validate_args=False)
     return distributions.Independent(distributions.Normal(loc, scale, validate_args=False), 1, validate_args=False)

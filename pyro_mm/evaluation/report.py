@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pyro_mm.batch import Batch
+from pyro_mm.batch import Batch, as_names
 from pyro_mm.distributions import independent_components
 from pyro_mm.evaluation.balance import ExpertShares, Gradients, expert_shares, gradients
 from pyro_mm.evaluation.collapse import Latent
@@ -124,7 +124,7 @@ def _groups(guide: Program, batch: Batch, subsets: Groups | None) -> list[Group]
         raise ValueError("no row of the batch has any modality")
     read = getattr(guide, "names", None) or here
     chosen: Groups = [m for m in here if m in read] if subsets is None else subsets
-    groups = [(m,) if isinstance(m, str) else tuple(m) for m in chosen]
+    groups = [as_names(m) for m in chosen]
     for group in groups:
         if unknown := [m for m in group if m not in batch.mask]:
             raise ValueError(f"subsets= names {unknown}, but the modalities are {list(batch.names)}")

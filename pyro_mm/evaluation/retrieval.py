@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_mm.batch import Batch
-from pyro_mm.evaluation.coherence import _classes
+from pyro_mm.batch import Batch, as_names
+from pyro_mm.evaluation.coherence import classes_of
 from pyro_mm.evaluation.ranking import Measure, average_precision, bootstrapped, mean, median, places
 from pyro_mm.evaluation.retrieval_density import completed
 from pyro_mm.evaluation.retrieval_scores import Score, by_cosine
@@ -133,7 +133,7 @@ def retrieve(
         ValueError: A and B overlap, or are unknown; no row is left; pairs that do not fit; neither pairs nor label;
             or scores of another shape or with NaN.
     """
-    a, b = _names(of), _names(given)
+    a, b = as_names(of), as_names(given)
     _require_known(a, b, queries, gallery)
     asked, sought = _rows_with(queries, b, "query"), _rows_with(gallery, a, "gallery")
     shown, hidden = completed(queries, gallery), completed(gallery, queries)
@@ -195,7 +195,7 @@ def _by_class(
 
 def _labels(batch: Batch, label: str) -> Tensor:
     """Class numbers `(N,)`, -1 where there is none."""
-    return torch.where(batch.mask[label], _classes(batch.x[label]), -1)
+    return torch.where(batch.mask[label], classes_of(batch.x[label]), -1)
 
 
 def _targets(pairs: Sequence[int] | Tensor | None, q: int, g: int, sought: Tensor) -> Tensor:
@@ -210,10 +210,6 @@ def _targets(pairs: Sequence[int] | Tensor | None, q: int, g: int, sought: Tenso
     place = torch.full((g + 1,), -1)
     place[sought.cpu()] = torch.arange(len(sought))
     return place[target]
-
-
-def _names(names: str | Sequence[str]) -> Names:
-    return (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
 
 
 def _require_known(a: Names, b: Names, queries: Batch, gallery: Batch) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_mm.batch import Batch
+from pyro_mm.batch import Batch, as_names
 from pyro_mm.evaluation.chunks import MEMORY
-from pyro_mm.evaluation.classify import _require_sites
+from pyro_mm.evaluation.classify import require_sites
 from pyro_mm.evaluation.components import row_wise
 from pyro_mm.evaluation.effort import Effort, fit_all, proposal_of
 from pyro_mm.evaluation.estimation import planned
@@ -79,7 +79,7 @@ def cross_conditional(
         NoLikelihood: the model defines no such density.
         ValueError: a row lacks a modality, or the guide does not draw a latent that x_B depends on.
     """
-    a, b = ((names,) if isinstance(names, str) else tuple(names) for names in (of, given))
+    a, b = as_names(of), as_names(given)
     require_likelihood(model, b, of=a)
     _require_present(queries, b, "query")
     _require_present(gallery, a, "gallery")
@@ -147,7 +147,7 @@ class _Scorer:
         """For a query of one row and K values `(K, 1, 1, *event)` of latents; the model draws those that lack."""
         numbers = k * sum(self.gallery.x[m][0].numel() for m in self.of)
         width = max(1, ELEMENTS // numbers)
-        blocks = [self.gallery[at : at + width] for at in range(0, len(self.gallery), width)]
+        blocks = self.gallery.blocks(width)
         if self.whole:
             scores = []
             for rows in blocks:
@@ -199,7 +199,7 @@ def _scorer(
     Raises:
         ValueError: x_B depends on latents that the model drew and did not show.
     """
-    _require_sites(model, b, draws)
+    require_sites(model, b, draws)
     if drawn := [n for n in draws.prior_sites if is_seen(sites[n])]:
         raise ValueError(f"the guide does not draw latents {drawn}, which the queries' part of the model has")
     enumerated = any(s.enumerated and n not in draws.values for n, s in sites.items())

@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation.components import log_density
 from pyro_mm.evaluation.frechet import fidelity
-from pyro_mm.evaluation.gaussians import Gaussian, gaussian_posteriors, one_density, shared_latents
+from pyro_mm.evaluation.gaussians import Gaussian, gaussian, gaussian_posteriors, one_density, shared_latents
 from pyro_mm.evaluation.generation import encode
 from pyro_mm.evaluation.proposals import evaluating
 from pyro_mm.handlers import Program, particles
@@ -153,15 +153,8 @@ def _require_own_density(guide: Program, block: Batch, drawn: Sites, names: Name
 
 def _means(guide: Program, batch: Batch, names: Names, k: int, chunk: int) -> Tensor:
     """Posterior means `(N, D)`, float64."""
-    parts = []
-    for start in range(0, len(batch), chunk):
-        mean = encode(guide, batch[start : start + chunk], k).mean
-        parts.append(
-            torch.cat(
-                [mean[n].double().flatten(1) if mean[n].dim() > 1 else mean[n].double().unsqueeze(1) for n in names], -1
-            )
-        )
-    return torch.cat(parts)
+    means = [encode(guide, rows, k).mean for rows in batch.blocks(chunk)]
+    return torch.cat([torch.cat([mean[n].double().reshape(len(mean[n]), -1) for n in names], -1) for mean in means])
 
 
 def _pairwise(guide: Program, shown: Batch, sought: Batch, distance: Pairwise, chunk: int) -> Tensor:
@@ -184,17 +177,12 @@ def _pairwise(guide: Program, shown: Batch, sought: Batch, distance: Pairwise, c
 
 def _picked(q: Gaussian, rows: slice, at: int) -> Gaussian:
     """Some rows as a batch of `(n, 1)` or `(1, n)`."""
-    if isinstance(q, distributions.MultivariateNormal):
-        loc, scale = q.loc[rows].unsqueeze(at), q.scale_tril[rows].unsqueeze(at)
-        return distributions.MultivariateNormal(loc, scale_tril=scale, validate_args=False)
-    loc, scale = q.mean[rows].unsqueeze(at), q.stddev[rows].unsqueeze(at)
-    return distributions.Independent(distributions.Normal(loc, scale, validate_args=False), 1, validate_args=False)
+    scale = q.scale_tril if isinstance(q, distributions.MultivariateNormal) else q.stddev
+    return gaussian(q.mean[rows].unsqueeze(at), scale[rows].unsqueeze(at))
 
 
 def _full(q: Gaussian) -> Gaussian:
-    if isinstance(q, distributions.MultivariateNormal):
-        return q
-    return distributions.MultivariateNormal(q.mean, scale_tril=q.stddev.diag_embed(), validate_args=False)
+    return q if isinstance(q, distributions.MultivariateNormal) else gaussian(q.mean, q.stddev.diag_embed())
 
 
 def _squared_wasserstein(a: Gaussian, b: Gaussian) -> Tensor:

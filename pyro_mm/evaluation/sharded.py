@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from pyro_mm.batch import Batch
 from pyro_mm.evaluation.evidence import Evidence
 from pyro_mm.ranks import Ranks, derived_seed
+from pyro_mm.training.source import Rows
 
 __all__ = ["sharded"]
 
@@ -49,12 +49,12 @@ def sharded(
     n = len(data)
     if n < 1 or rows < 1:
         raise ValueError(f"sharded needs rows: {n} rows in blocks of {rows}")
-    ranks = Ranks.now()
+    ranks, source = Ranks.now(), Rows(data, rows)
     own: dict[int, Result] = {}
     failure: Exception | None = None
     try:
         for i in range(ranks.rank, ceil(n / rows), ranks.world):
-            block = _block(data, i * rows, min((i + 1) * rows, n))
+            block = source.take(torch.arange(i * rows, min((i + 1) * rows, n)))
             block = block if device is None else block.to(device)
             own[i] = _on_cpu(estimate(block, seed=derived_seed(seed, "block", i) if i else seed), len(block))
     except Exception as error:  # the others would wait for this one
@@ -66,14 +66,6 @@ def sharded(
         raise RuntimeError(f"sharded stopped because of {'; '.join(failed)}")
     found = {i: part for some in ranks.gathered(own) for i, part in some.items()}
     return _joined([found[i] for i in sorted(found)])
-
-
-def _block(data: Any, start: int, end: int) -> Batch:
-    if isinstance(data, Batch):
-        return data[start:end]
-    fetch = getattr(data, "__getitems__", None)
-    which = list(range(start, end))
-    return Batch.collate(fetch(which) if fetch is not None else [data[i] for i in which])
 
 
 def _on_cpu(part: Result, n: int) -> Result:

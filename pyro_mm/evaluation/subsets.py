@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 
-from pyro_mm.batch import Batch
+from pyro_mm.batch import Batch, as_names
 from pyro_mm.evaluation.marginal import require_likelihood
 from pyro_mm.evaluation.proposals import evaluating
 from pyro_mm.handlers import Program, particles
@@ -31,7 +31,7 @@ def subsets_asked(model: Program, batch: Batch, subsets: Sets | None) -> tuple[l
         sizes = range(1, 5) if len(present) <= 4 else (1, len(present) - 1, len(present))
         asked = [group for size in sizes for group in combinations(present, size)]
     else:
-        asked = [(s,) if isinstance(s, str) else tuple(s) for s in subsets]
+        asked = [as_names(s) for s in subsets]
     if not asked:
         raise ValueError(f"no subsets: the model generates {names} of the batch's modalities, {present} in some row")
     if unknown := {m for group in asked for m in group} - set(names):

@@ -4,7 +4,7 @@ from pyro_mm.guides.backed import backed
 from pyro_mm.guides.bottom_up import BottomUp, Unimodal
 from pyro_mm.guides.classed import ClassExperts, Classifier, Enumerated
 from pyro_mm.guides.dropout import kept_sets, perceptual_dropout
-from pyro_mm.guides.experts import Experts
+from pyro_mm.guides.experts import Experts, single
 from pyro_mm.guides.flow_surrogate import FlowSurrogate
 from pyro_mm.guides.fusion import (
     barycentre,
@@ -85,4 +85,5 @@ __all__ = [
     "shared_given",
     "sum_of_messages",
     "weighted_product",
+    "single",
 ]

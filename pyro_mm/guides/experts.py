@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from pyro_mm.batch import Batch
-from pyro_mm.guides.fusion import Fusion
+from pyro_mm.guides.fusion import Fusion, barycentre
 from pyro_mm.models.priors import StandardNormal, moments_of
 
-__all__ = ["Experts", "opinions"]
+__all__ = ["Experts", "opinions", "single"]
 
 
 class Experts(nn.Module):
@@ -85,3 +85,14 @@ def _any_readable(encoders: nn.ModuleDict, batch: Batch) -> list[str]:
     if not readable:
         raise ValueError(f"the guide reads {list(encoders)}, the batch holds {list(batch.x)}")
     return readable[:1]
+
+
+def single(encoders: Mapping[str, nn.Module], prior: nn.Module | None = None) -> Experts:
+    """q(z | x_m) of the one modality that has an encoder, whatever else there is; the prior where it is missing.
+
+    Raises:
+        ValueError: more than one encoder.
+    """
+    if len(encoders) != 1:
+        raise ValueError(f"single() is about one modality, got {list(encoders)}")
+    return Experts(encoders, barycentre, prior)  # of one expert: that expert

@@ -36,7 +36,7 @@ def product_of_experts(loc: Tensor, scale: Tensor, mask: Tensor, prior: LocScale
 
     Precision 1/s0^2 + sum_S 1/scale_m^2; the prior is one of the experts, counted once.
     """
-    return _normal(*_product(loc, scale, mask.unsqueeze(-1), prior))
+    return diagonal(*_product(loc, scale, mask.unsqueeze(-1), prior))
 
 
 def product_of_posteriors(
@@ -57,7 +57,7 @@ def product_of_posteriors(
     many = (total**-1 * torch.where(own > base, shift, 0.0).sum(-2) + loc0, total**-0.5)
     single = (mask.sum(-1) == 1).unsqueeze(-1)
     one = (torch.where(seen, loc, 0.0).sum(-2), torch.where(seen, scale, 0.0).sum(-2))
-    return _normal(torch.where(single, one[0], many[0]), torch.where(single, one[1], many[1]))
+    return diagonal(torch.where(single, one[0], many[0]), torch.where(single, one[1], many[1]))
 
 
 def mixture_of_experts(
@@ -72,8 +72,8 @@ def mixture_of_experts(
     The prior may be a mixture, (loc, scale, weights) with one row for every part.
     """
     seen = mask.unsqueeze(-1)
-    loc = _append(torch.where(seen, loc, 0.0), prior[0])
-    scale = _append(torch.where(seen, scale, 1.0), prior[1])
+    loc = appended(torch.where(seen, loc, 0.0), prior[0])
+    scale = appended(torch.where(seen, scale, 1.0), prior[1])
     nothing = ~mask.any(-1, keepdim=True)
     weights = torch.cat([mask, nothing], -1)
     if len(prior) > 2:
@@ -85,7 +85,7 @@ def mixture_of_products(loc: Tensor, scale: Tensor, mask: Tensor, prior: LocScal
     """q(z | x_S) = mean over non-empty T in S of p(z) prod_{m in T} N(z; loc_m, scale_m^2), each normalised
     (MoPoE, Sutter et al. 2021, with the prior expert in every product as in their code).
     """
-    subsets = _subsets(mask.shape[-1]).to(mask.device)
+    subsets = membership(mask.shape[-1]).to(mask.device)
     whole = (mask.unsqueeze(-2) | ~subsets).all(-1)
     # The empty subset, last, is the prior: chosen only where nothing is present.
     present = torch.cat([whole[..., :-1], ~mask.any(-1, keepdim=True)], -1)
@@ -100,7 +100,7 @@ def barycentre(loc: Tensor, scale: Tensor, mask: Tensor, prior: LocScale = STAND
     empty = (count == 0).to(loc.dtype)
     share = count.clamp(min=1)
     mean = (torch.where(seen, loc, 0.0).sum(-2)) / share + empty * prior[0]
-    return _normal(mean, torch.where(seen, scale, 0.0).sum(-2) / share + empty * prior[1])
+    return diagonal(mean, torch.where(seen, scale, 0.0).sum(-2) / share + empty * prior[1])
 
 
 def _product(
@@ -121,11 +121,12 @@ def _product(
     return first / total + loc0, total**-0.5
 
 
-def _normal(loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
+def diagonal(loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
+    """N(loc, diag(scale^2)), event shape `(D,)`."""
     return dist.Normal(loc, scale, validate_args=False).to_event(1)
 
 
-def _append(values: Tensor, last: Tensor | float) -> Tensor:
+def appended(values: Tensor, last: Tensor | float) -> Tensor:
     """One more row along the expert axis, or those of a matrix."""
     rows = torch.as_tensor(last).to(values)
     rows = rows.expand(*values.shape[:-2], rows.shape[0] if rows.dim() == 2 else 1, values.shape[-1])
@@ -133,7 +134,7 @@ def _append(values: Tensor, last: Tensor | float) -> Tensor:
 
 
 @cache
-def _subsets(m: int) -> Tensor:
+def membership(m: int) -> Tensor:
     """Membership matrix `(2^M, M)` of all subsets by size, the empty one last."""
     groups = [s for r in range(1, m + 1) for s in combinations(range(m), r)] + [()]
     return torch.tensor([[i in s for i in range(m)] for s in groups], dtype=torch.bool).reshape(-1, m)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from torch import nn
 
 from pyro_mm.batch import Batch
+from pyro_mm.guides.bottom_up import Unimodal
 from pyro_mm.guides.experts import opinions
 from pyro_mm.guides.fusion import mixture_of_experts
 from pyro_mm.models.joint import presence
@@ -18,7 +16,7 @@ from pyro_mm.models.joint import presence
 __all__ = ["Borrowing", "Peers"]
 
 
-class Peers(nn.Module):
+class Peers(Unimodal):
     """z_m ~ h(z | X) = 1/|S| sum_{n in S} q_n(z | x_n) for every present m: MMVM's prior, which depends on the data.
 
     Args:
@@ -26,15 +24,6 @@ class Peers(nn.Module):
     """
 
     symbol: str = "h"
-
-    def __init__(self, encoders: Mapping[str, nn.Module]) -> None:
-        super().__init__()
-        self.encoders = nn.ModuleDict(encoders)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The modalities it can see."""
-        return tuple(self.encoders)
 
     def forward(self, batch: Batch) -> None:
         h = mixture_of_experts(*opinions(self.encoders, batch))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_mm.distributions import Mixture
-from pyro_mm.guides.fusion import STANDARD, Fusion, LocScale, _append, _normal, _subsets
+from pyro_mm.guides.fusion import STANDARD, Fusion, LocScale, appended, diagonal, membership
 
 __all__ = [
     "CorrelatedExperts",
@@ -62,7 +62,7 @@ def mixture_with_prior(loc: Tensor, scale: Tensor, mask: Tensor, prior: LocScale
     seen = mask.unsqueeze(-1)
     members = torch.cat([mask, torch.ones_like(mask[..., :1])], -1)
     return Mixture(
-        _append(torch.where(seen, loc, 0.0), prior[0]), _append(torch.where(seen, scale, 1.0), prior[1]), members
+        appended(torch.where(seen, loc, 0.0), prior[0]), appended(torch.where(seen, scale, 1.0), prior[1]), members
     )
 
 
@@ -88,7 +88,7 @@ def hoelder_pooling(loc: Tensor, scale: Tensor, mask: Tensor, prior: LocScale = 
     mean, variance = mean.flatten(-3, -2), variance.flatten(-3, -2)
     first = (weight * mean).sum(-2)
     second = (weight * (variance + (mean - first.unsqueeze(-2)) ** 2)).sum(-2)
-    return _normal(*_or_prior(some, first, second.sqrt(), prior))
+    return diagonal(*_or_prior(some, first, second.sqrt(), prior))
 
 
 class WeightedProduct(nn.Module):
@@ -161,7 +161,7 @@ class CorrelatedExperts(nn.Module):
         first = ((u * v).sum(-2) - share * u.sum(-2) * v.sum(-2)) / (1.0 - rho)
         some = mask.any(-1, keepdim=True)
         safe = torch.where(some, total, 1.0)
-        return _normal(*_or_prior(some, first / safe, safe**-0.5, prior))
+        return diagonal(*_or_prior(some, first / safe, safe**-0.5, prior))
 
 
 class OverSubsets(nn.Module):
@@ -179,7 +179,7 @@ class OverSubsets(nn.Module):
         self.rule, self.shares = rule, shares
 
     def forward(self, loc: Tensor, scale: Tensor, mask: Tensor, prior: LocScale = STANDARD) -> dist.TorchDistribution:
-        subsets = _subsets(mask.shape[-1]).to(mask.device)
+        subsets = membership(mask.shape[-1]).to(mask.device)
         whole = (mask.unsqueeze(-2) | ~subsets).all(-1)
         weights: Any = torch.cat([whole[..., :-1], ~mask.any(-1, keepdim=True)], -1)
         if self.shares is not None:
@@ -201,7 +201,7 @@ def _pool(
     first = (precision * torch.where(seen, loc, 0.0)).sum(-2) + base * prior[0]
     some = total > 0
     safe = torch.where(some, total, 1.0)
-    return _normal(*_or_prior(some, first / safe, safe**-0.5, prior))
+    return diagonal(*_or_prior(some, first / safe, safe**-0.5, prior))
 
 
 def _or_prior(some: Tensor, loc: Tensor, scale: Tensor, prior: LocScale) -> tuple[Tensor, Tensor]:

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from pyro_mm.distributions import Flowed, MaskedFlow, Mixture
 from pyro_mm.modality import Encoder
-from pyro_mm.models.priors import StandardNormal
+from pyro_mm.models.priors import NormalMixture, StandardNormal
 from pyro_mm.models.pseudo import PseudoSamples
 
 __all__ = ["FlowPrior", "GaussianMixture", "VampPrior"]
 
 
-class GaussianMixture(nn.Module):
+class GaussianMixture(NormalMixture):
     """p(z) = sum_c pi_c N(z; mu_c, diag(sigma_c^2)), all of it learnt.
 
     Means start as standard normal draws, scales at 1, shares equal.
@@ -31,21 +31,14 @@ class GaussianMixture(nn.Module):
     """
 
     def __init__(self, dim: int, parts: int = 10) -> None:
-        super().__init__()
         if parts < 1:
             raise ValueError(f"a mixture has at least 1 part, got {parts}")
-        self.loc = nn.Parameter(torch.randn(parts, dim))
+        super().__init__(torch.randn(parts, dim))
         self.log_scale = nn.Parameter(torch.zeros(parts, dim))
-        self.logits = nn.Parameter(torch.zeros(parts))
 
-    def forward(self) -> dist.TorchDistribution:
-        index = dist.Categorical(logits=self.logits, validate_args=False)
-        parts = dist.Normal(self.loc, self.log_scale.exp(), validate_args=False).to_event(1)
-        return dist.MixtureSameFamily(index, parts, validate_args=False)
-
-    def moments(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Locations and scales `(C, D)` of the parts, and their shares `(C,)`, which carry no gradient here."""
-        return self.loc, self.log_scale.exp(), self.logits.softmax(-1).detach()
+    @property
+    def scale(self) -> Tensor:  # type: ignore[override]
+        return self.log_scale.exp()
 
 
 class FlowPrior(nn.Module):

@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Clusters", "LearntScale", "StandardNormal", "as_prior", "moments_of"]
+__all__ = ["Clusters", "LearntScale", "NormalMixture", "StandardNormal", "as_prior", "moments_of"]
 
 
 class StandardNormal(nn.Module):
@@ -45,7 +45,37 @@ class LearntScale(nn.Module):
         return self.family(self.zero, scale, validate_args=False).to_event(1)
 
 
-class Clusters(nn.Module):
+class NormalMixture(nn.Module):
+    """Base: p(z) = sum_c pi_c N(z; mu_c, diag(s_c^2)), its index c summed out; a subclass says what s is.
+
+    Args:
+        loc: where the means start, `(C, D)`; shares start equal.
+    """
+
+    scale: Tensor
+    """s, `(C, D)`."""
+
+    def __init__(self, loc: Tensor) -> None:
+        super().__init__()
+        self.loc, self.logits = nn.Parameter(loc), nn.Parameter(torch.zeros(len(loc)))
+
+    def forward(self) -> dist.TorchDistribution:
+        index = dist.Categorical(logits=self.logits, validate_args=False)
+        return dist.MixtureSameFamily(index, self._parts(), validate_args=False)
+
+    def moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Locations and scales `(C, D)` of the parts, and their shares `(C,)` without a gradient."""
+        return self.loc, self.scale, self.logits.softmax(-1).detach()
+
+    def responsibilities(self, z: Tensor) -> Tensor:
+        """p(c | z) `(..., C)` of z `(..., D)`, exact."""
+        return (self._parts().log_prob(z.unsqueeze(-2)) + self.logits.log_softmax(-1)).softmax(-1)
+
+    def _parts(self) -> dist.TorchDistribution:
+        return dist.Normal(self.loc, self.scale, validate_args=False).to_event(1)
+
+
+class Clusters(NormalMixture):
     """p(z) = sum_c pi_c N(z; mu_c, s^2 I): a mixture whose index c is summed out (CMVAE, Palumbo et al. 2024).
 
     p(c | z) is then exact (`responsibilities`).  Means start uniform in (-1, 1), shares equal; s is fixed.
@@ -57,26 +87,10 @@ class Clusters(nn.Module):
     """
 
     def __init__(self, dim: int, clusters: int = 10, scale: float = 1.0) -> None:
-        super().__init__()
         if clusters < 1 or not scale > 0:
             raise ValueError(f"at least 1 cluster, of positive scale; got {clusters} of {scale:g}")
-        self.loc = nn.Parameter(2 * torch.rand(clusters, dim) - 1)
-        self.logits = nn.Parameter(torch.zeros(clusters))
+        super().__init__(2 * torch.rand(clusters, dim) - 1)
         self.scale = nn.Buffer(torch.full((clusters, dim), float(scale)), persistent=False)
-
-    def forward(self) -> dist.TorchDistribution:
-        index = dist.Categorical(logits=self.logits, validate_args=False)
-        parts = dist.Normal(self.loc, self.scale, validate_args=False).to_event(1)
-        return dist.MixtureSameFamily(index, parts, validate_args=False)
-
-    def moments(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Locations and scales `(C, D)` of the parts, and their shares `(C,)` without a gradient."""
-        return self.loc, self.scale, self.logits.softmax(-1).detach()
-
-    def responsibilities(self, z: Tensor) -> Tensor:
-        """p(c | z) `(..., C)` of z `(..., D)`."""
-        parts = dist.Normal(self.loc, self.scale).to_event(1).log_prob(z.unsqueeze(-2))
-        return (parts + self.logits.log_softmax(-1)).softmax(-1)
 
 
 def moments_of(prior: nn.Module) -> tuple[Tensor, ...]:

@@ -83,7 +83,7 @@ class SharedSubsets(InSubsets):
 
 
 class Times(Messenger):
-    """Multiply the log-density of every site by `factor` `(S, N)`."""
+    """Multiply the log-density of every site by `factor` `(S, N)`, which may be 0, unlike in `poutine.scale`."""
 
     def __init__(self, factor: Tensor) -> None:
         super().__init__()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 
+from pyro_mm.batch import as_names
+
 __all__ = ["Sets", "Subset", "chosen", "subsets_of"]
 
 Subset = tuple[str, ...]
@@ -23,7 +25,7 @@ def chosen(sets: Sets, names: Sequence[str]) -> list[Subset]:
     Raises:
         ValueError: there is none, one is empty, or one names an unknown modality.
     """
-    groups = [(s,) if isinstance(s, str) else tuple(s) for s in sets]
+    groups = [as_names(s) for s in sets]
     if not groups or not all(groups):
         raise ValueError(f"sets= needs at least one subset, none of them empty; got {list(sets)}")
     if unknown := {m for group in groups for m in group} - set(names):

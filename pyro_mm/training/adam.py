@@ -81,26 +81,27 @@ class AdamUpdate:
                 self.optimiser.state[p]["step"].fill_(float(self.count))
             self.held = False
 
-    def __call__(self, params: Sequence[Tensor], grads: Sequence[Tensor], state: State, loss: Tensor) -> Tensor:
-        """Move the parameters, in the graph; the norm of the gradient, before it was clipped."""
+    def __call__(
+        self, params: Sequence[Tensor], grads: Sequence[Tensor], state: State, loss: Tensor, norm: Tensor
+    ) -> None:
+        """Move the parameters, in the graph; `norm` is the gradient's, before it is clipped."""
         (beta1, beta2), eps, decay = self.group["betas"], self.group["eps"], self.group["weight_decay"]
         first, second, count, lr = state
-        norm = torch.stack([g.norm() for g in grads]).norm()
         good = torch.isfinite(loss) & torch.isfinite(norm)
         if self.clip_norm is not None:
             shrink = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
             grads = [g * shrink for g in grads]
+        decoupled = self.group.get("decoupled_weight_decay", type(self.optimiser) is AdamW)
         count.add_(good.to(count.dtype))
         size, root = lr / (1 - beta1**count), (1 - beta2**count).sqrt()
         for p, g, m, v in zip(params, grads, first, second, strict=True):
-            if decay and type(self.optimiser) is Adam and not self.group.get("decoupled_weight_decay"):
+            if decay and not decoupled:
                 g = g + decay * p
-            decayed = p * (1 - lr * decay) if decay and type(self.optimiser) is AdamW else p
+            decayed = p * (1 - lr * decay) if decay and decoupled else p
             new_m, new_v = torch.lerp(m, g, 1 - beta1), beta2 * v + (1 - beta2) * g * g
             new_p = decayed - size * new_m / (new_v.sqrt() / root + eps)
             for old, new in ((p, new_p), (m, new_m), (v, new_v)):
                 old.copy_(torch.where(good, new, old))
-        return norm
 
     def _settings(self) -> tuple[Any, ...]:
         return tuple(self.group[name] for name in ("betas", "eps", "weight_decay"))

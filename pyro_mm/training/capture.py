@@ -163,10 +163,12 @@ def _traced(
         layout.places = [None if g is None else next(order) for g in grads]
         layout.reported = [(term, name) for _, term in keyed_terms(objective) for name in term.report]
         parts, loss = [term.report[name].detach() for term, name in layout.reported], loss.detach()
+        norm = torch.stack([g.norm() for g in found]).norm()
         if update is None:
-            return loss, torch.stack([g.norm() for g in found]).norm(), found, parts
+            return loss, norm, found, parts
         moved = [given[n].detach() for n, place in zip(layout.moves, layout.places, strict=True) if place is not None]
-        return loss, update(moved, found, state, loss), [], parts
+        update(moved, found, state, loss, norm)
+        return loss, norm, [], parts
 
     copies = layout.inputs(batch)
     cloned = [[t.clone() for t in group] for group in copies[:2]]

@@ -122,20 +122,29 @@ def fit(
     engine = make_fabric(accelerator, devices, precision, strategy) if fabric is None else launched(fabric)
     ranks = Ranks(engine.global_rank, engine.world_size)
     train, valid = _sources(data, validation, batch_size, seed, engine, ranks)
-    facts: dict[str, Any] = {
-        "data": fingerprint(data),
-        "validation": validation is not None and fingerprint(validation),
-    }
-    facts |= {"batch_size": train.size, **({"ranks": ranks.world} if ranks.several else {})}
+    facts = _facts(data, validation, train.size, ranks)
     config = config_of(stages, options, facts, engine.strategy.precision.precision)
+    saved = _saved(where, config, ranks)
+    logs = Logs(where, jsonl, tensorboard, loggers) if engine.is_global_zero else Logs()
+    return Loop(stages, named, options, engine, train, valid, where, config, logs).run(saved)
+
+
+def _facts(data: Data, validation: Data | None, size: int, ranks: Ranks) -> dict[str, Any]:
+    """What a resumed run must find again: data, minibatches, processes."""
+    told = validation is not None and fingerprint(validation)
+    facts = {"data": fingerprint(data), "validation": told, "batch_size": size}
+    return facts | ({"ranks": ranks.world} if ranks.several else {})
+
+
+def _saved(where: Path | None, config: str, ranks: Ranks) -> dict[str, Any] | None:
+    """The folder's checkpoint, if it has one that this run may go on from; on all ranks or on none."""
     saved = None
     if where is not None and (where / checkpoint.FILE).exists():
         saved = checkpoint.read(where / checkpoint.FILE)
         check_resume(saved, config, where)
     if len(set(ranks.gathered(saved is not None))) > 1:
         raise ValueError(f"{where} holds a run for some processes and not for others: it must be one folder for all")
-    logs = Logs(where, jsonl, tensorboard, loggers) if engine.is_global_zero else Logs()
-    return Loop(stages, named, options, engine, train, valid, where, config, logs).run(saved)
+    return saved
 
 
 def _folder(folder: str | Path | None, resume: bool) -> Path | None:

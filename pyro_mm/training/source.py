@@ -57,7 +57,7 @@ class Rows:
 
         def minibatch(i: int) -> Batch:
             rows = own[i * size : (i + 1) * size]
-            return self._take(rows if len(rows) else order[:size])
+            return self.take(rows if len(rows) else order[:size])
 
         return map(minibatch, range(skip, ceil(ceil(len(order) / world) / size)))
 
@@ -77,7 +77,8 @@ class Rows:
             return drawn
         return torch.randperm(n, generator=self.generators[0])
 
-    def _take(self, rows: Tensor) -> Batch:
+    def take(self, rows: Tensor) -> Batch:
+        """These rows of the data."""
         if isinstance(self.data, Batch):
             return self.data[rows]
         if hasattr(self.data, "__getitems__"):

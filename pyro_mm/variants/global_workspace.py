@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from pyro_mm.guides import Messages, Workspace
 from pyro_mm.guides.messages import Sender
-from pyro_mm.handlers import RandomSubsets, in_subsets
 from pyro_mm.modality import Modality, decoders, names_of
 from pyro_mm.models import Joint
 from pyro_mm.networks import MLP, Net
-from pyro_mm.objectives import Schedule, elbo
+from pyro_mm.objectives import Schedule
 from pyro_mm.recipe import Paper, Recipe, page
+from pyro_mm.variants.set_attention import whole_and_random
 
 PAPER = Paper(
     "Goyal, Didolkar, Lamb, Badola, Ke, Rahaman, Binas, Blundell, Mozer, Bengio", "Coordination among neural modules "
@@ -41,11 +41,9 @@ def global_workspace(
     Args:
         width, slots, top, rounds, heads: of the workspace; net: of the network that reads it.
     """
-    names = names_of(modalities)
     model = Joint(decoders(modalities, dim), dim)
     senders = {m.name: Sender(m, width) for m in modalities}
     space = Workspace(width, slots, top, rounds, heads)
     guide = Messages(senders, dim, width, net or MLP((width,)), space)
-    subsets = RandomSubsets(names, k, [names], sizes=(1, len(names)))
-    pair = in_subsets(model, subsets), in_subsets(guide, subsets)
-    return Recipe("global_workspace", model, guide, elbo(*pair, beta=beta, weights=weights, analytic_kl=True))
+    objective = whole_and_random(model, guide, names_of(modalities), k, beta, weights)
+    return Recipe("global_workspace", model, guide, objective)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import permutations
 
-from pyro_mm.guides import Experts, barycentre, mixture_of_experts
+from pyro_mm.guides import Experts, mixture_of_experts, single
 from pyro_mm.handlers import in_rows
 from pyro_mm.modality import Modality, decoders, encoders, names_of
 from pyro_mm.models import Joint, VampPrior
@@ -34,7 +34,7 @@ def meme(
 
     So there is no joint log p(s, t): `log_marginal` raises `NoLikelihood`.  What the model has is log p(s|t), from
     `log_conditional` of `models.Directed("s", recipe.model.decoders["s"], q_t)`, where
-    q_t = Experts({"t": recipe.guide.encoders["t"]}, barycentre).
+    q_t = guides.single({"t": recipe.guide.encoders["t"]}).
 
     The recipe's guide, from which it generates, is q(z|s) where s is seen, the mixture of the two with both, and with
     nothing the mixture of all pseudo-samples.  Of three or more modalities (ours) all ordered pairs add up.
@@ -53,7 +53,7 @@ def meme(
     model = Joint(decoders(modalities, dim), whole)
     model.no_likelihood = "MEME models each modality given another, whose encoder is the prior of z; no prior is common"
     guide = Experts(encode, mixture_of_experts, whole)
-    q = {m: Experts({m: encode[m]}, barycentre) for m in names}  # of one expert: that expert
+    q = {m: single({m: encode[m]}) for m in names}
     pairs = list(permutations(names, 2))
     both = [mutual(model, q[s], q[t], s, t, samples=samples, weight=weight) for s, t in pairs]
     single = {(s, t): Joint({s: model.decoders[s]}, whole.inputs[t]) for s, t in pairs}

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from pyro_mm.guides import Messages, SetAttention
 from pyro_mm.guides.messages import Sender
-from pyro_mm.handlers import RandomSubsets, in_subsets
+from pyro_mm.handlers import Program, RandomSubsets, in_subsets
 from pyro_mm.modality import Modality, decoders, names_of
 from pyro_mm.models import Joint
 from pyro_mm.networks import MLP, Net
-from pyro_mm.objectives import Schedule, elbo
+from pyro_mm.objectives import Objective, Schedule, elbo
 from pyro_mm.recipe import Paper, Recipe, page
 from pyro_mm.variants.sum_pooling import PAPER, masked_bound
 
@@ -57,15 +57,25 @@ def smvae(
 ) -> Recipe:
     """p(z) prod_m p(x_m|z) with q(z|x_S) from set attention, trained by evidence bounds alone.
 
-    Maximises  ELBO(X) + sum over k random subsets S of ELBO(x_S; q(z|x_S)), |S| uniform in 1..M: each a bound.
-    Of the paper, an ICLR 2023 submission, the abstract alone was at hand: set attention for the joint posterior, and
-    its evidence bound.  Random subsets are MVAE's way of missing modalities.  Arguments as in `set_attention`.
+    Maximises `whole_and_random`, ELBO(X) + sum over k random subsets S of ELBO(x_S; q(z|x_S)): each a bound.  Of the
+    paper, an ICLR 2023 submission, the abstract alone was at hand: set attention for the joint posterior, and its
+    evidence bound.  Random subsets are MVAE's way of missing modalities.  Arguments as in `set_attention`.
     """
-    names = names_of(modalities)
     model, guide = _pair(modalities, dim, width, heads, layers, net)
+    return Recipe("smvae", model, guide, whole_and_random(model, guide, names_of(modalities), k, beta, weights))
+
+
+def whole_and_random(
+    model: Program,
+    guide: Program,
+    names: Sequence[str],
+    k: int,
+    beta: float | Schedule = 1.0,
+    weights: Mapping[str, float] | None = None,
+) -> Objective:
+    """ELBO(X) + sum over k random subsets S of ELBO(x_S; q(z|x_S)), |S| uniform in 1..M, as a loss."""
     subsets = RandomSubsets(names, k, [names], sizes=(1, len(names)))
-    pair = in_subsets(model, subsets), in_subsets(guide, subsets)
-    return Recipe("smvae", model, guide, elbo(*pair, beta=beta, weights=weights, analytic_kl=True))
+    return elbo(in_subsets(model, subsets), in_subsets(guide, subsets), beta=beta, weights=weights, analytic_kl=True)
 
 
 def _pair(

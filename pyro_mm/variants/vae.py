@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pyro_mm.guides import Experts, barycentre
+from pyro_mm.guides import single
 from pyro_mm.modality import Modality, decoders, encoders
 from pyro_mm.models import Joint
 from pyro_mm.objectives import Schedule, elbo
@@ -26,5 +26,5 @@ def vae(
     """
     first = modalities[:1]
     model = Joint(decoders(first, dim), dim)
-    guide = Experts(encoders(first, dim), barycentre)  # of one expert: that expert
+    guide = single(encoders(first, dim))
     return Recipe("vae", model, guide, elbo(model, guide, beta=beta, weights=weights, analytic_kl=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pyro_mm.guides import Experts, PrivateExperts, barycentre, mixture_of_experts, shared_given
+from pyro_mm.guides import Experts, PrivateExperts, mixture_of_experts, shared_given, single
 from pyro_mm.handlers import given
 from pyro_mm.modality import Modality, decoders, encoders
 from pyro_mm.models import Joint, Private
@@ -31,7 +31,7 @@ def vcca(
     without x_1 teach nothing, and have the prior as their guide.
     """
     model = Joint(decoders(modalities, dim), dim)
-    guide = Experts(encoders(modalities[:1], dim), barycentre)  # of one expert: that expert
+    guide = single(encoders(modalities[:1], dim))
     bound = elbo(model, given(guide, *guide.names), beta=beta, weights=weights, analytic_kl=True)
     return Recipe("vcca", model, guide, bound)
 
@@ -54,7 +54,7 @@ def vcca_private(
     """
     own = by_modality(modalities, private, {}, max(1, dim // 2))
     model = Private(decoders(modalities, {m: dim + size for m, size in own.items()}), own, dim)
-    shared = Experts(encoders(modalities[:1], dim), barycentre)
+    shared = single(encoders(modalities[:1], dim))
     guide = PrivateExperts(shared, encoders(modalities, own))
     seen = shared_given(guide, *shared.names)
     return Recipe("vcca_private", model, guide, elbo(model, seen, beta=beta, weights=weights, analytic_kl=True))

@@ -23,7 +23,18 @@ from pyro_mm.guides import (
     product_without_prior,
     weighted_product,
 )
-from tests.guides.test_fusion import GRID, MASKS, PRIORS, STEP, D, experts, normal, normalised, on_grid
+from tests.guides.test_fusion import (
+    GRID,
+    MASKS,
+    PRIORS,
+    STEP,
+    D,
+    experts,
+    gradients_beside_junk,
+    normal,
+    normalised,
+    on_grid,
+)
 
 WEIGHT = torch.tensor([[0.3], [0.9], [0.5]], dtype=D)
 FAMILIES: dict[str, Callable[[], Callable[..., torch.distributions.Distribution]]] = {
@@ -227,19 +238,4 @@ def test_order_absent_experts_and_stacked_views(name: str) -> None:
 @pytest.mark.parametrize("junk", [float("nan"), float("inf"), 1e300, 0.0], ids=str)
 @pools
 def test_absent_experts_leak_neither_values_nor_gradients(name: str, junk: float) -> None:
-    rule = FAMILIES[name]()
-    loc, scale = experts(dim=1)
-    seen, z = MASKS.unsqueeze(-1), torch.randn(len(loc), 1, dtype=D)
-    found = []
-    for a, b in ((loc, scale), (torch.where(seen, loc, junk), torch.where(seen, scale, junk))):
-        a, b = a.clone().requires_grad_(), b.clone().requires_grad_()
-        q = rule(a, b, MASKS)
-        torch.manual_seed(0)
-        draw = q.rsample()
-        value = q.log_prob(z) + q.log_prob(draw) + draw.sum(-1)
-        found.append((value.detach(), draw.detach(), *torch.autograd.grad(value.sum(), [a, b])))
-    for clean, dirty in zip(*found, strict=True):
-        assert torch.equal(clean, dirty)
-    for gradient in found[1][2:]:
-        assert torch.isfinite(gradient).all()
-        assert (gradient.masked_select(~seen) == 0).all()
+    gradients_beside_junk(FAMILIES[name](), junk, 1)

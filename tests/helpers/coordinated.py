@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_mm import variants
 from pyro_mm.batch import Batch
 from pyro_mm.recipe import Recipe
-from tests.helpers.hierarchies import affine, hidden, modalities, randomise
+from tests.helpers.hierarchies import affine, hidden, randomised
 from tests.helpers.oracle import LG
 
 SIZES = {"a": 4, "b": 3, "c": 2}
@@ -20,13 +19,7 @@ D = torch.float64
 
 
 def made(name: str, missing: bool = False, **options: Any) -> tuple[Recipe, Batch]:
-    torch.manual_seed(0)
-    recipe = getattr(variants, name)(modalities(SIZES), 2, **options)
-    for module in (*recipe.modules.values(), recipe.objective):
-        module.double()
-    randomise(recipe.model, 1, 0.5)
-    noise = torch.Generator().manual_seed(2)
-    data = Batch({m: torch.randn(10, d, generator=noise, dtype=D) for m, d in SIZES.items()})
+    recipe, data = randomised(name, SIZES, 10, **options)
     return recipe, hidden(data, 1) if missing else data
 
 

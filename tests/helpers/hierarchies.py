@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from pyro_mm import likelihoods
+from pyro_mm import likelihoods, variants
 from pyro_mm.batch import Batch
 from pyro_mm.links import Link
 from pyro_mm.modality import Modality, decoders
 from pyro_mm.models import Hierarchical, Private
 from pyro_mm.networks import Linear
+from pyro_mm.recipe import Recipe
 
 
 @dataclass
@@ -173,3 +175,14 @@ def trained(objective: torch.nn.Module, data: Batch, steps: int, seed: int = 0, 
         objective(data[torch.randint(len(data), (128,))]).backward()
         optimiser.step()
         schedule.step()
+
+
+def randomised(name: str, sizes: dict[str, int], rows: int, **options: Any) -> tuple[Recipe, Batch]:
+    """A variant on linear-Gaussian modalities with random decoders, in double precision, and data."""
+    torch.manual_seed(0)
+    recipe = getattr(variants, name)(modalities(sizes), 2, **options)
+    for module in (*recipe.modules.values(), recipe.objective):
+        module.double()
+    randomise(recipe.model, 1, 0.5)
+    noise = torch.Generator().manual_seed(2)
+    return recipe, Batch({m: torch.randn(rows, d, generator=noise, dtype=torch.float64) for m, d in sizes.items()})

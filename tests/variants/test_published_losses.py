@@ -17,21 +17,14 @@ from pyro_mm import variants
 from pyro_mm.batch import Batch
 from pyro_mm.networks import Linear
 from pyro_mm.recipe import Recipe
-from tests.helpers.hierarchies import hidden, modalities, randomise
+from tests.helpers.hierarchies import hidden, modalities, randomised
 
 SIZES = {"a": 4, "b": 3, "c": 3}
 REPEATS = 100
 
 
 def made(name: str, **options: object) -> tuple[Recipe, Batch]:
-    torch.manual_seed(0)
-    recipe = getattr(variants, name)(modalities(SIZES), 2, **options)
-    for module in (*recipe.modules.values(), recipe.objective):
-        module.double()
-    randomise(recipe.model, 1, 0.5)
-    noise = torch.Generator().manual_seed(2)
-    data = Batch({m: torch.randn(30, d, generator=noise, dtype=torch.float64) for m, d in SIZES.items()})
-    return recipe, data
+    return randomised(name, SIZES, 30, **options)
 
 
 def agree(ours: Callable[[], Tensor], theirs: Callable[[], Tensor], repeats: int = REPEATS) -> None:
