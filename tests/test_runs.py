@@ -151,10 +151,10 @@ def interrupt_at(monkeypatch, step):
     """Ctrl-C at the start of this step."""
     real = Leg.step
 
-    def wrapped(self, batch, number):
+    def wrapped(self, batch, number, rows):
         if number == step:
             raise KeyboardInterrupt
-        return real(self, batch, number)
+        return real(self, batch, number, rows)
 
     monkeypatch.setattr(Leg, "step", wrapped)
 

@@ -56,6 +56,6 @@ def meme(
     q = {m: single({m: encode[m]}) for m in names}
     pairs = list(permutations(names, 2))
     both = [mutual(model, q[s], q[t], s, t, samples=samples, weight=weight) for s, t in pairs]
-    single = {(s, t): Joint({s: model.decoders[s]}, whole.inputs[t]) for s, t in pairs}
-    alone = [elbo(in_rows(single[s, t], [s], [t]), q[s]) for s, t in pairs]
+    directed = [Joint({s: model.decoders[s]}, whole.inputs[t]) for s, t in pairs]
+    alone = [elbo(in_rows(p, [s], [t]), q[s]) for p, (s, t) in zip(directed, pairs, strict=True)]
     return Recipe("meme", model, guide, total(both) + total(alone))
