@@ -18,7 +18,8 @@ from pyro_mm.batch import Batch
 from pyro_mm.guides.backed import backed
 from pyro_mm.guides.unconditional import Prior
 from pyro_mm.handlers import Verb
-from pyro_mm.objectives import kl
+from pyro_mm.models import DiffusionPrior
+from pyro_mm.objectives import denoising, kl
 from pyro_mm.recipe import Recipe
 from pyro_mm.training.stages import Stage
 
@@ -30,12 +31,13 @@ def with_prior(recipe: Recipe, prior: nn.Module, epochs: int = 20, lr: float | N
 
     The stage minimises the mean over rows of KL(q(z|x) || p(z)) in the prior's own parameters, that is, maximises
     E_x E_q log p(z) ("ex-post density estimation", Ghosh et al. 2020): of all priors q(z) = E_x q(z|x) would have the
-    largest ELBO.  Decoders and guide are those of `recipe`, shared and held still; likelihoods are those of the new
-    model, and so is what a row with nothing present is.  `save` keeps its parameters, `load` wants the recipe again.
+    largest ELBO.  A `DiffusionPrior` learns the same by `denoising`.  Decoders and guide are those of `recipe`, shared
+    and held still; likelihoods are those of the new model, and so is what a row with nothing present is.  `save` keeps
+    its parameters, `load` wants the recipe again.
 
     Args:
         recipe: of a model with one `prior` of z: `Joint`, `Private`, `Hierarchical`.
-        prior: a module that returns p(z): `GaussianMixture`, `FlowPrior`, `VampPrior`, yours.
+        prior: a module that returns p(z): `GaussianMixture`, `FlowPrior`, `VampPrior`, `DiffusionPrior`, yours.
         epochs, lr: of the stage.
 
     Raises:
@@ -47,7 +49,10 @@ def with_prior(recipe: Recipe, prior: nn.Module, epochs: int = 20, lr: float | N
     own = nn.ParameterList([p for p in prior.parameters() if id(p) not in fixed])
     if not len(own):
         raise ValueError(f"{type(prior).__name__} has no parameters of its own: there is nothing to fit")
-    stage = Stage(kl(Shared(guide), Prior(prior), analytic=False), epochs, own, "prior fit", lr)
+    if isinstance(prior, DiffusionPrior):
+        stage = Stage(denoising(Shared(guide), prior.velocity), epochs, prior, "prior fit", lr)
+    else:
+        stage = Stage(kl(Shared(guide), Prior(prior), analytic=False), epochs, own, "prior fit", lr)
     named: Any = {"model": model, "guide": recipe.guide}
     return Recipe(
         f"{recipe.name} with {type(prior).__name__}",

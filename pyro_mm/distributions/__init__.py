@@ -1,6 +1,7 @@
-"""Distributions that torch and Pyro lack, get wrong or do slowly: mixtures, flows, sequences, grey pixels."""
+"""Distributions that torch and Pyro lack, get wrong or do slowly: mixtures, flows, diffusions, tokens, grey pixels."""
 
 from pyro_mm.distributions.continuous_bernoulli import ContinuousBernoulli
+from pyro_mm.distributions.diffused import Diffused, DiffusedBound
 from pyro_mm.distributions.flow import Flowed, MaskedFlow
 from pyro_mm.distributions.mixture import Mixture, independent_components
 from pyro_mm.distributions.mixture_of import MixtureOf
@@ -9,6 +10,8 @@ from pyro_mm.distributions.tokens import TokenSequence
 
 __all__ = [
     "ContinuousBernoulli",
+    "Diffused",
+    "DiffusedBound",
     "Flowed",
     "MaskedFlow",
     "Mixture",

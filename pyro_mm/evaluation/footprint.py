@@ -30,13 +30,20 @@ class Meter(TorchFunctionMode):
             self.now -= self.alive.pop(ref)
         for t in tree_leaves(out):
             if isinstance(t, Tensor):
-                storage = t.untyped_storage()
+                storage = _plain(t).untyped_storage()
                 ref = StorageWeakRef(storage)
                 if ref not in self.alive:
                     self.alive[ref] = storage.nbytes()
                     self.now += storage.nbytes()
         self.peak = max(self.peak, self.now)
         return out
+
+
+def _plain(t: Tensor) -> Tensor:
+    """The tensor inside the wrappers of `torch.func`, which have no storage of their own."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(t):
+        t = torch._C._functorch.get_unwrapped(t)
+    return t
 
 
 def bytes_per_particle(run: Callable[[int], object]) -> float:

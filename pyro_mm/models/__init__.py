@@ -2,6 +2,7 @@
 
 from pyro_mm.models.classed import Classed
 from pyro_mm.models.conditional import Conditional
+from pyro_mm.models.diffusion_prior import DiffusionPrior
 from pyro_mm.models.directed import Directed
 from pyro_mm.models.hierarchical import Hierarchical, Independent
 from pyro_mm.models.joint import Joint
@@ -14,6 +15,7 @@ __all__ = [
     "Classed",
     "Clusters",
     "Conditional",
+    "DiffusionPrior",
     "Directed",
     "FlowPrior",
     "GaussianMixture",

@@ -2,6 +2,7 @@
 
 from pyro_mm.objectives.algebra import Objective, Term, total
 from pyro_mm.objectives.coded import coded
+from pyro_mm.objectives.denoising import denoising, masked_denoising
 from pyro_mm.objectives.distance import symmetric_kl, wasserstein
 from pyro_mm.objectives.elbo import componentwise_elbo, componentwise_kl, elbo, kl, nll
 from pyro_mm.objectives.mixing import Shares, entropy, shared_elbo
@@ -19,12 +20,14 @@ __all__ = [
     "coded",
     "componentwise_elbo",
     "componentwise_kl",
+    "denoising",
     "dreg",
     "elbo",
     "entropy",
     "iwae",
     "kl",
     "looser",
+    "masked_denoising",
     "mmd",
     "mutual",
     "nll",

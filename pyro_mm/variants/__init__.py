@@ -24,6 +24,7 @@ from pyro_mm.variants.mcvae import mcvae
 from pyro_mm.variants.meme import meme
 from pyro_mm.variants.mfm import mfm
 from pyro_mm.variants.mhvae import mhvae_2020, mhvae_2023
+from pyro_mm.variants.mld import mld
 from pyro_mm.variants.mmjsd import mmjsd
 from pyro_mm.variants.mmvae import mmvae, mmvae_dreg, mmvae_iwae
 from pyro_mm.variants.mmvaeplus import cmvae, mmvaeplus
@@ -72,6 +73,7 @@ __all__ = [
     "mfm",
     "mhvae_2020",
     "mhvae_2023",
+    "mld",
     "mmjsd",
     "mmvae",
     "mmvae_dreg",

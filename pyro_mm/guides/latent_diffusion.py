@@ -1,0 +1,193 @@
+"""Codes of all modalities side by side; a diffusion fills in those of what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from pyro_mm.batch import Batch
+from pyro_mm.distributions import Diffused, Normal
+from pyro_mm.modality import Modality, names_of
+
+__all__ = ["Codes", "LatentDiffusion", "Restored", "Scaler", "Together"]
+
+
+class Scaler(nn.Module):
+    """Codes brought to mean 0 and variance 1 over all rows that were seen in training mode.
+
+    Running sums, not a batch's own moments: rows do not depend on each other, and what is masked counts nowhere.
+    """
+
+    count: Tensor
+    mean: Tensor
+    square: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("square", torch.zeros(dim))  # sum of squared deviations
+
+    @property
+    def scale(self) -> Tensor:
+        """The standard deviations `(D,)`; 1 before there were two rows."""
+        return torch.where(self.count > 1, (self.square / (self.count - 1).clamp(min=1)).sqrt().clamp(min=1e-4), 1.0)
+
+    def forward(self, code: Tensor) -> Tensor:
+        """Codes `(..., D)` as a diffusion sees them."""
+        return (code - self.mean) / self.scale
+
+    def restored(self, z: Tensor) -> Tensor:
+        """The other way."""
+        return self.mean + self.scale * z
+
+    @torch.no_grad()
+    def learn(self, code: Tensor, rows: Tensor) -> None:
+        """Take codes `(N, D)` of these rows `(N,)` into mean and variance (Chan et al. 1979)."""
+        new = torch.where(rows[:, None], code, 0.0)
+        n = rows.sum().to(code.dtype)
+        mean = new.sum(0) / n.clamp(min=1)
+        square = torch.where(rows[:, None], new - mean, 0.0).square().sum(0)
+        count, delta = self.count + n, mean - self.mean
+        self.square += square + delta.square() * self.count * n / count.clamp(min=1)
+        self.mean += delta * n / count.clamp(min=1)
+        self.count.copy_(count)
+
+
+class Codes(nn.Module):
+    """z = (z_1, ..., z_M),  z_m ~ N(e_m(x_m), noise^2 I) where x_m is present and N(0, I) where it is not.
+
+    Args:
+        modalities: what is coded.
+        sizes: D_m of every z_m, in order.
+        noise: in units of a code's standard deviation; it gives z a density.
+    """
+
+    def __init__(self, modalities: Sequence[Modality], sizes: Mapping[str, int], noise: float = 0.05) -> None:
+        super().__init__()
+        self.sizes, self.noise, self.modalities = dict(sizes), noise, {m.name: m for m in modalities}
+        shapes = {m.name: m.likelihood.feature_shape(m.shape) for m in modalities}
+        self.encoders = nn.ModuleDict({m.name: m.net.encoder(shapes[m.name], sizes[m.name]) for m in modalities})
+        self.scalers = nn.ModuleDict({m: Scaler(d) for m, d in self.sizes.items()})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What it codes."""
+        return tuple(self.sizes)
+
+    def base(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes (0: missing) and presence by coordinate `(..., N, D)`, and presence by modality `(..., N, M)`."""
+        parts = []
+        for m, size in self.sizes.items():
+            seen = m in batch.x and m not in batch.hidden
+            like = next(iter(batch.x.values()))
+            parts.append(self.code(m, batch.x[m]) if seen else self._blank(m, len(like), size))
+        never = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
+        masks = torch.broadcast_tensors(*(batch.mask.get(m, never) for m in self.sizes))
+        there = torch.stack(masks, -1)
+        wide = there.repeat_interleave(torch.tensor(list(self.sizes.values()), device=there.device), -1)
+        return torch.where(wide, torch.cat(parts, -1), 0.0), wide, there
+
+    def code(self, m: str, x: Tensor) -> Tensor:
+        """e_m(x_m) `(N, D_m)`."""
+        scaler: Any = self.scalers[m]
+        return scaler(self.modalities[m].apply_net(self.encoders[m], x))  # type: ignore[no-any-return]
+
+    def _blank(self, m: str, n: int, size: int) -> Tensor:
+        like = next(self.encoders[m].parameters())
+        return torch.zeros(n, size, dtype=like.dtype, device=like.device)
+
+    def forward(self, batch: Batch) -> None:
+        loc, wide, _ = self.base(batch)
+        with pyro.plate("data", len(batch), dim=-1):
+            pyro.sample("z", self.around(loc, wide))
+
+    def around(self, loc: Tensor, wide: Tensor) -> Any:
+        """N(loc, noise^2) where there is a code, N(0, 1) elsewhere."""
+        scale = torch.where(wide, self.noise, 1.0).to(loc.dtype)
+        return Normal(loc, scale, validate_args=False).to_event(1)
+
+
+class Learnt(nn.Module):
+    """Codes as they are, without noise, for `masked_denoising`; in training mode the scalers learn from them."""
+
+    def __init__(self, codes: Codes) -> None:
+        super().__init__()
+        self.codes = codes
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        codes = self.codes
+        for m, scaler in codes.scalers.items():
+            if scaler.training and m in batch.x and m not in batch.hidden:
+                raw = codes.modalities[m].apply_net(codes.encoders[m], batch.x[m])
+                scaler.learn(raw, batch.mask[m])  # type: ignore[operator]
+        loc, _, there = codes.base(batch)
+        return loc, there
+
+
+class LatentDiffusion(nn.Module):
+    """z_A = codes of what is present;  z_B | z_A by the diffusion with A held at angle 0 (Bounoua et al. 2024).
+
+    q(z | x_A) = N(z_A; e_A(x_A), noise^2 I) q(z_B | z_A), the second by the probability flow of v(z, (0_A, phi_B)).
+    With nothing present it is the diffusion's own p(z).
+
+    Args:
+        codes: encoders of all modalities.
+        velocity: `(z (..., D), phi (..., M)) -> (..., D)`.
+        options: `steps`, `sampler`, `probes` of `Diffused`.
+    """
+
+    def __init__(self, codes: Codes, velocity: nn.Module, **options: Any) -> None:
+        super().__init__()
+        self.codes, self.velocity, self.options = codes, velocity, options
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What it sees."""
+        return self.codes.names
+
+    def posterior(self, batch: Batch) -> Diffused:
+        """q(z | the present modalities)."""
+        loc, wide, there = self.codes.base(batch)
+
+        def velocity(z: Tensor, angle: Tensor) -> Tensor:
+            return self.velocity(z, torch.where(there, 0.0, angle))  # type: ignore[no-any-return]
+
+        return Diffused(velocity, self.codes.around(loc, wide), ~wide, **self.options)
+
+    def forward(self, batch: Batch) -> None:
+        with pyro.plate("data", len(batch), dim=-1):
+            pyro.sample("z", self.posterior(batch))
+
+
+class Together(nn.Module):
+    """A velocity that is told an angle for every modality, at one angle for all: the joint diffusion."""
+
+    def __init__(self, velocity: nn.Module, count: int) -> None:
+        super().__init__()
+        self.velocity, self.count = velocity, count
+
+    def forward(self, z: Tensor, angle: Tensor) -> Tensor:
+        return self.velocity(z, angle.expand(*angle.shape[:-1], self.count))  # type: ignore[no-any-return]
+
+
+class Restored(nn.Module):
+    """The decoder of a modality, from its part of z."""
+
+    def __init__(self, decoder: nn.Module, scaler: nn.Module, start: int, size: int) -> None:
+        super().__init__()
+        self.decoder, self.scaler, self.part = decoder, scaler, slice(start, start + size)
+
+    def forward(self, z: Tensor) -> Any:
+        scaler: Any = self.scaler
+        return self.decoder(scaler.restored(z[..., self.part]))
+
+
+def side_by_side(modalities: Sequence[Modality], dim: int | Mapping[str, int]) -> dict[str, int]:
+    """D_m of every modality."""
+    names = names_of(modalities)
+    return dict.fromkeys(names, dim) if isinstance(dim, int) else {m: dim[m] for m in names}

@@ -1,0 +1,143 @@
+"""A diffusion as p(z): fitted to what a guide makes of the data, then a prior like any other."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_mm.distributions import Diffused, DiffusedBound
+from pyro_mm.models.priors import StandardNormal
+
+__all__ = ["Averaged", "DiffusionPrior", "Velocity"]
+
+FREQUENCIES = 8  # of the angle: cos(k phi), sin(k phi), k = 1..8
+
+
+class Velocity(nn.Module):
+    """v(z, phi) of a diffusion over vectors: a residual network whose last layer starts at 0, where v = 0 is N(0, I).
+
+    Args:
+        dim: D.
+        width, blocks: of its hidden layers.
+        angles: how many angles it is told: one, or one for every part of z (`guides.LatentDiffusion`).
+    """
+
+    harmonics: Tensor
+
+    def __init__(self, dim: int, width: int = 256, blocks: int = 3, angles: int = 1) -> None:
+        super().__init__()
+        self.register_buffer("harmonics", torch.arange(1.0, FREQUENCIES + 1), persistent=False)
+        self.enter = nn.Linear(dim, width)
+        self.time = nn.Sequential(nn.Linear(2 * FREQUENCIES * angles, width), nn.SiLU(), nn.Linear(width, width))
+        self.blocks = nn.ModuleList([
+            nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) for _ in range(blocks)
+        ])  # fmt: skip
+        self.leave = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, dim))
+        last: Any = self.leave[-1]
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, z: Tensor, angle: Tensor) -> Tensor:
+        """v `(..., D)` of z `(..., D)` at angles `(..., angles)`."""
+        turns = angle.unsqueeze(-1) * self.harmonics
+        time = self.time(torch.cat([turns.cos(), turns.sin()], -1).flatten(-2))
+        h = self.enter(z)
+        for block in self.blocks:
+            h = h + block(h + time)
+        out: Tensor = self.leave(h)
+        return out
+
+
+class Averaged(nn.Module):
+    """The running mean of a network's weights, which samples and densities are made with.
+
+    Samples of a diffusion are much better with the mean of the last thousand or so steps' weights than with the last
+    step's.  The mean starts as that of all steps so far, so that short training is averaged as well.  What trains it,
+    `denoising`, calls `learning()`.
+
+    Args:
+        decay: of the mean, once there were enough steps.
+    """
+
+    steps: Tensor
+
+    def __init__(self, net: nn.Module, decay: float = 0.999) -> None:
+        super().__init__()
+        self.net, self.mean, self.decay = net, deepcopy(net).requires_grad_(False), decay
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+
+    def forward(self, *args: Any) -> Any:
+        return self.mean(*args)
+
+    def learning(self) -> nn.Module:
+        """In training mode the network, whose weights are taken into the mean; in evaluation mode the mean."""
+        if not self.training:
+            return self.mean
+        self._update()
+        return self.net
+
+    @torch.no_grad()
+    def _update(self) -> None:
+        self.steps += 1
+        kept = min(self.decay, float(self.steps) / (float(self.steps) + 10))
+        torch._foreach_lerp_(list(self.mean.parameters()), list(self.net.parameters()), 1 - kept)
+
+
+class DiffusionPrior(nn.Module):
+    """p(z) by the probability flow of a diffusion, `Diffused`: an exact density for every network, if a dear one.
+
+    It is not fitted by its density but by `bound`, the evidence bound of the diffusion: `with_prior` knows that, and
+    so may an objective of yours.  Unfitted it is N(0, I).  Fitted to latents of about unit scale it learns fastest.
+
+        better = with_prior(recipe, DiffusionPrior(dim), epochs=100)
+        fit(better, data)
+        generate(better.model, better.guide, Batch.missing(recipe.modalities, 100))
+        log_marginal(better.model, better.guide, batch, k=100)     # D x 4 x steps derivatives for every draw
+
+    Args:
+        dim: D of z.
+        width, blocks: of `Velocity`.
+        steps, sampler, probes: as in `Diffused`.
+        net: a velocity network of your own, (z `(..., D)`, phi `(..., 1)`) -> `(..., D)`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        width: int = 256,
+        blocks: int = 3,
+        steps: int = 24,
+        sampler: str = "flow",
+        probes: int | None = None,
+        net: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.base, self.options = StandardNormal(dim), {"steps": steps, "sampler": sampler, "probes": probes}
+        self.velocity = Averaged(Velocity(dim, width, blocks)) if net is None else net
+        self.forward()  # so that a bad option shows here
+
+    def forward(self) -> Diffused:
+        options: dict[str, Any] = self.options
+        return Diffused(self.velocity, self.base(), **options)
+
+    @property
+    def bound(self) -> Bound:
+        """The same p(z) with a draw of the lower bound in place of its log-density."""
+        return Bound(self)
+
+
+class Bound(nn.Module):
+    """See `DiffusionPrior.bound`."""
+
+    def __init__(self, prior: DiffusionPrior) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def forward(self) -> DiffusedBound:
+        options: dict[str, Any] = self.prior.options
+        velocity: Any = self.prior.velocity
+        learning = velocity.learning() if isinstance(velocity, Averaged) else velocity
+        return DiffusedBound(learning, self.prior.base(), **options)

@@ -1,0 +1,150 @@
+"""Diffusions as priors: what they are before they are fitted, and how near to the truth afterwards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from pyro_mm import variants
+from pyro_mm.batch import Batch
+from pyro_mm.evaluation import generate, log_marginal
+from pyro_mm.models import DiffusionPrior
+from pyro_mm.models.diffusion_prior import Averaged, Velocity
+from pyro_mm.objectives import denoising
+from pyro_mm.post_hoc import with_prior
+from tests.helpers.diffusions import KnownDiffusion
+from tests.helpers.oracle import LG
+
+D = torch.float64
+
+
+class Rows(torch.nn.Module):
+    """A guide whose z is the data themselves."""
+
+    names = ("x",)
+
+    def forward(self, batch: Batch) -> None:
+        import pyro
+        import pyro.distributions as dist
+
+        with pyro.plate("data", len(batch), dim=-1):
+            pyro.sample("z", dist.Delta(batch.x["x"], event_dim=1))
+
+
+def fitted(prior: DiffusionPrior, x: torch.Tensor, steps: int, lr: float, size: int = 256) -> None:
+    objective = denoising(Rows(), prior.velocity)
+    optimiser = torch.optim.Adam([p for p in prior.parameters() if p.requires_grad], lr, fused=True)
+    objective.train()
+    for i in range(steps):
+        optimiser.param_groups[0]["lr"] = lr * (1 - i / steps)
+        optimiser.zero_grad()
+        objective(Batch({"x": x[torch.randint(len(x), (size,))]})).backward()
+        optimiser.step()
+    prior.eval()
+
+
+def test_unfitted_it_is_the_standard_normal() -> None:
+    prior = DiffusionPrior(3, width=16).double()
+    z = torch.randn(20, 3, dtype=D)
+    normal = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
+    torch.testing.assert_close(prior().log_prob(z), normal)
+    torch.manual_seed(0)
+    one = prior().sample((5,))
+    torch.manual_seed(0)
+    torch.testing.assert_close(one, torch.randn(5, 3, dtype=D))
+
+
+@pytest.mark.slow
+def test_fitted_to_a_mixture_its_flow_has_the_mixtures_density() -> None:
+    """Within 0.05 nat of the exact value, on average over new data, and its draws are as likely as real ones."""
+    torch.manual_seed(0)
+    truth = KnownDiffusion(2)
+    prior = DiffusionPrior(2, width=128)
+    fitted(prior, truth.sample(20_000).float(), 2000, 3e-3)
+    x = truth.sample(2000, seed=5).float()
+    with torch.no_grad():
+        density, bound = prior(), prior.bound()
+        error = density.log_prob(x) - truth.log_prob(x.double())
+        drawn = truth.log_prob(density.sample((2000,)).double())
+        below = torch.stack([bound.log_prob(x) for _ in range(100)]).mean(0).mean() - truth.log_prob(x.double()).mean()
+    assert abs(error.mean()) < 0.05
+    assert error.abs().mean() < 0.15
+    assert abs(drawn.mean() - truth.log_prob(x.double()).mean()) < 0.12
+    assert -0.4 < below < 0.05
+
+
+def test_the_mean_of_the_weights_is_what_it_uses() -> None:
+    net = Velocity(2, 8, 1)
+    mean: Any = Averaged(net)
+    weights = []
+    for step in range(3):
+        with torch.no_grad():
+            net.enter.weight += 1.0
+        assert mean.learning() is net and int(mean.steps) == step + 1
+        weights.append(net.enter.weight.clone())
+    expected = weights[0] - 1.0
+    for step, w in enumerate(weights, 1):
+        kept = step / (step + 10)
+        expected = kept * expected + (1 - kept) * w
+    torch.testing.assert_close(mean.mean.enter.weight.detach(), expected)
+    mean.eval()
+    assert mean.learning() is mean.mean and int(mean.steps) == 3
+    assert not any(p.requires_grad for p in mean.mean.parameters())
+
+
+def test_rows_with_nothing_present_teach_it_nothing() -> None:
+    torch.manual_seed(0)
+    prior = DiffusionPrior(2, width=8)
+    objective = denoising(Rows(), prior.velocity).eval()
+    x = torch.randn(6, 2)
+    junk, mask = x.clone(), torch.tensor([True, False, True, True, False, True])
+    junk[~mask] = 100.0
+    losses = []
+    for value in (x, junk):
+        torch.manual_seed(1)
+        losses.append(objective(Batch._view({"x": value}, {"x": mask})))
+    assert torch.equal(*losses)
+    assert objective(Batch._view({"x": x}, {"x": torch.zeros(6, dtype=torch.bool)})) == 0
+
+
+def test_after_training_it_takes_the_place_of_the_prior() -> None:
+    """Two separate blobs of latents: draws keep off the middle, where N(0, I) has its peak, and data are likelier."""
+    torch.manual_seed(0)
+    lg = LG({"a": 3, "b": 2})
+    recipe = variants.mvae(lg.modalities(), 2)
+    noise = torch.Generator().manual_seed(1)
+    z = 2.0 * torch.sign(torch.randn(400, 1, generator=noise)) + 0.3 * torch.randn(400, 2, generator=noise)
+    model = lg.model()
+    for m, decoder in model.decoders.items():
+        recipe.model.decoders[m].load_state_dict({k: v.float() for k, v in decoder.state_dict().items()})
+    from tests.helpers.oracle import set_to_exact_experts
+
+    for module in recipe.modules.values():
+        module.double()
+    set_to_exact_experts(lg, recipe.guide.encoders)
+    z = z.double()
+    x = {
+        m: z @ lg.w[m].T + lg.b[m] + lg.s[m] * torch.randn(400, d, generator=noise, dtype=D) for m, d in lg.dims.items()
+    }
+    batch = Batch(x)
+    new = with_prior(recipe, DiffusionPrior(2, width=64, steps=12).double())
+    (stage,) = new.stages
+    assert {id(p) for p in stage.moving()} == {id(p) for p in new.model.prior.velocity.net.parameters()}
+    with stage.only_moving():
+        stage.set_modes()
+        optimiser = torch.optim.Adam(stage.moving(), 3e-3)
+        for _ in range(400):
+            optimiser.zero_grad()
+            stage.objective(batch).backward()
+            optimiser.step()
+    few = batch[torch.arange(20)]
+    old = log_marginal(recipe.model, recipe.guide, few, 500, seed=0).estimate.mean()
+    found = log_marginal(new.model, new.guide, few, 100, seed=0)
+    assert found.estimate.mean() > old + 0.3
+    nothing = Batch.missing(recipe.modalities, 1000)
+    assert set(generate(new.model, new.guide, nothing, 1, seed=0)) == {"a", "b"}
+    torch.manual_seed(0)
+    drawn = new.model.prior().sample((1000,))
+    assert (drawn[:, 0].abs() > 1).double().mean() > 0.95
