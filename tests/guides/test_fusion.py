@@ -251,7 +251,7 @@ def test_gradients_of_the_prior_flow_when_it_is_learnt(rule):
 def test_the_cached_subsets_survive_inference_mode():
     from pyro_mm.guides import fusion
 
-    fusion._subsets.cache_clear()
+    fusion.membership.cache_clear()
     with torch.inference_mode():
         mixture_of_products(*experts(dim=2), MASKS)
     loc, scale = (v.requires_grad_() for v in experts(dim=2))
