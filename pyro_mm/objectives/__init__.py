@@ -1,5 +1,6 @@
 """Training objectives: losses over a batch that add and scale like the formulas in the papers."""
 
+from pyro_mm.objectives.adversarial import Discriminator, adversarial, discrimination
 from pyro_mm.objectives.algebra import Objective, Term, total
 from pyro_mm.objectives.coded import coded
 from pyro_mm.objectives.denoising import denoising, masked_denoising
@@ -12,15 +13,18 @@ from pyro_mm.objectives.mutual import mutual
 from pyro_mm.objectives.schedules import Schedule, Warmup
 
 __all__ = [
+    "Discriminator",
     "Objective",
     "Schedule",
     "Shares",
     "Term",
     "Warmup",
+    "adversarial",
     "coded",
     "componentwise_elbo",
     "componentwise_kl",
     "denoising",
+    "discrimination",
     "dreg",
     "elbo",
     "entropy",

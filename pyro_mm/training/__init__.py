@@ -3,7 +3,7 @@
 from pyro_mm.training.errors import NonFiniteLoss
 from pyro_mm.training.fit import fit
 from pyro_mm.training.history import Callback, History, State
-from pyro_mm.training.stages import Stage
+from pyro_mm.training.stages import Stage, in_turn
 from pyro_mm.training.stock import StockSVI, stock_trains_nothing, svi
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "State",
     "StockSVI",
     "fit",
+    "in_turn",
     "stock_trains_nothing",
     "svi",
 ]

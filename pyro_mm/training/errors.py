@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pyro_mm.batch import Batch
 from pyro_mm.objectives.algebra import Objective, Term
+from pyro_mm.training.stages import Alternated
 from pyro_mm.weights import run_pair
 
 __all__ = ["NonFiniteLoss", "culprits", "keyed_terms", "refuse_global_parameters", "reports", "require_modalities"]
@@ -39,6 +40,9 @@ def reports(objective: nn.Module) -> dict[str, Tensor]:
 
 def keyed_terms(objective: nn.Module) -> list[tuple[str, Term]]:
     """The terms by their short names; of a loss that is no objective of ours, none."""
+    if isinstance(objective, Alternated):
+        turns = zip(objective.names, objective.objectives, strict=True)
+        return [(f"{name}/{key}", term) for name, each in turns for key, term in keyed_terms(each)]
     if isinstance(objective, Objective):
         return list(zip(objective.keys(), objective, strict=True))
     return [(objective.label, objective)] if isinstance(objective, Term) else []
@@ -98,7 +102,7 @@ def refuse_global_parameters(when: str) -> None:
 
 def require_modalities(objective: nn.Module, batch: Batch) -> None:
     """Raise when a term's model generates, or is conditioned on, a modality that the data lack."""
-    for term in objective if isinstance(objective, Objective) else ():
+    for _, term in keyed_terms(objective):
         model = getattr(term, "model", None)
         wanted = (*getattr(model, "names", ()), *getattr(model, "conditioned_on", ()))
         if lacking := [m for m in wanted if m not in batch.names]:

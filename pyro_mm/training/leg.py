@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pyro_mm.batch import Batch
 from pyro_mm.objectives.algebra import Objective
 from pyro_mm.objectives.schedules import Schedule
 from pyro_mm.ranks import Ranks, derived_seed
-from pyro_mm.training.errors import NonFiniteLoss, culprits, refuse_global_parameters, reports
-from pyro_mm.training.graphs import Graphs, wanted
+from pyro_mm.training.errors import NonFiniteLoss, culprits, reports
 from pyro_mm.training.keyed import keyed_noise
 from pyro_mm.training.meters import Best, Means
 from pyro_mm.training.noise import aside
 from pyro_mm.training.options import Options
 from pyro_mm.training.source import Source, shared
 from pyro_mm.training.stages import Stage
+from pyro_mm.training.turn import Turn
 
 __all__ = ["Leg"]
 
@@ -39,29 +36,17 @@ class Leg:
     def __init__(self, stage: Stage, options: Options, fabric: Any, length: int | None) -> None:
         self.stage, self.options, self.fabric, self.length = stage, options, fabric, length
         self.ranks = Ranks(fabric.global_rank, fabric.world_size)
-        precision = fabric.strategy.precision
-        self.scaled = getattr(precision, "scaler", None) is not None  # then infinite gradients are its daily business
-        self.raw = options.build(stage, fused=not self.scaled)
-        self.scheduler = options.schedule(self.raw) if options.schedule is not None else None
-        wrapped, self.optimiser = fabric.setup(stage.objective, self.raw)
-        # On one device at full precision Fabric's wrapper has nothing to do, and takes 4 % of a small network's step.
-        plain = not self.ranks.several and precision.precision == "32-true"
-        self.module = stage.objective if plain else wrapped
-        self.backward = fabric.backward
-        if plain:
-            self.optimiser, self.backward = self.raw, Tensor.backward
-        self.moving = {n: p for n, p in stage.objective.named_parameters() if p.requires_grad}
+        if stage.turns and self.ranks.several:
+            raise ValueError(f"{stage.name}: optimisers that step in turn train in one process, not in several")
+        steps = stage.epochs * length if length else None
+        turns = stage.turns or (stage,)
+        self.turns = [Turn(s, options, fabric, self.ranks, steps, alone=len(turns) == 1) for s in turns]
+        self.raw = self.turns[0].raw
+        self.moving = {n: p for turn in self.turns for n, p in turn.moving.items()}
         self.parameters = list(self.moving.values())
         self.advance = progress_of(stage.objective)
         self.epoch = self.batch = 0
         self.stopped = False
-        self.graphs: Graphs | None = None
-        graphic = plain and not options.noise_by_row
-        if graphic and wanted(options.compile, stage.epochs * length if length else None, fabric.device):
-            self.graphs = Graphs(stage.objective, self.raw, options, stage.name)
-        if options.compile is True and not graphic:
-            reason = "without noise_by_row" if plain else "on one device at full precision"
-            warnings.warn(f"only training {reason} is compiled; this is eager", stacklevel=2)
         self.best, self.means = Best(), Means()
 
     @property
@@ -91,49 +76,36 @@ class Leg:
         Raises:
             NonFiniteLoss: before any parameter has changed.
         """
-        began = time.perf_counter()
         batch = self._placed(batch)
         self.advance(self.progress)
         rows, total = counts or (len(batch), len(batch))
-        graph = self.graphs.of(batch) if self.graphs is not None else None
-        loss, norms = self._eager(batch, number, rows, total) if graph is None else graph(batch)
+        found = [self._turned(turn, batch, number, rows, total) for turn in self.turns]
+        value, norm, summed = found[0]
+        self.batch += 1
+        self.means.add(rows, {"loss": value, "gradient_norm": norm, **reports(self.stage.objective)})
+        return summed / total if self.ranks.several else value
+
+    def _turned(self, turn: Turn, batch: Batch, number: int, rows: int, total: int) -> tuple[float, float, float]:
+        """One optimiser's step: the loss before it, the norm of its gradient, and the sum of losses over all rows."""
+        began = time.perf_counter()
+        graph = turn.graphs.of(batch) if turn.graphs is not None else None
+        loss, norms = self._eager(turn, batch, number, rows, total) if graph is None else graph(batch)
         # One transfer tells of loss and gradients: a NaN under a mask leaves the loss finite and poisons the gradient.
         value, norm = torch.stack([loss, norms]).tolist()
         what = "the gradient is not finite" if not math.isfinite(norm) else ""
         what = what if math.isfinite(value) else f"the loss is {value}"
         if what and graph is not None:
-            self._eager(batch, number, rows, total)  # its gradients tell where
-        summed = self._agree(what, batch, number, value * rows)
+            self._eager(turn, batch, number, rows, total)  # its gradients tell where
+        summed = self._agree(what, batch, number, value * rows, turn=turn)
         if graph is None or graph.update is None:
-            self._update()
-        self.batch += 1
-        self.means.add(rows, {"loss": value, "gradient_norm": norm, **reports(self.stage.objective)})
-        if self.graphs is not None:
-            self.graphs.took(time.perf_counter() - began, graph is not None)
-        return summed / total if self.ranks.several else value
+            turn.update()
+        if turn.graphs is not None:
+            turn.graphs.took(time.perf_counter() - began, graph is not None)
+        return value, norm, summed
 
-    def _eager(self, batch: Batch, number: int, rows: int, total: int) -> tuple[Tensor, Tensor]:
-        """The loss, the norm of the gradient, and every moving parameter's `grad`."""
-        # The first pass, before training, was validated.
-        with pyro.validation_enabled(False), self._noise(number, len(batch), total):
-            loss: Tensor = self.module(batch)
-        refuse_global_parameters(f"after the forward pass of step {number}")
-        for p in self.parameters:
-            p.grad = None
-        # Over the ranks gradients are averaged, whatever rows each has.
-        share = rows * self.ranks.world / total
-        self.backward(loss if share == 1.0 else loss * share)
-        grads = [p.grad for p in self.parameters if p.grad is not None and not p.grad.is_sparse]
-        norm = loss.new_zeros(()) if self.scaled or not grads else torch.stack(torch._foreach_norm(grads)).norm()
-        return loss.detach(), norm
-
-    def _update(self) -> None:
-        """Clip, and let the optimiser step."""
-        if self.options.clip_norm is not None:
-            self.fabric.clip_gradients(
-                self.module, self.optimiser, max_norm=self.options.clip_norm, error_if_nonfinite=False
-            )
-        self.optimiser.step()
+    def _eager(self, turn: Turn, batch: Batch, number: int, rows: int, total: int) -> tuple[Tensor, Tensor]:
+        with self._noise(number, len(batch), total):
+            return turn.eager(batch, number, rows, total)
 
     @torch.no_grad()
     def validate(self, source: Source, number: int) -> dict[str, float]:
@@ -155,15 +127,15 @@ class Leg:
                     if not math.isfinite(float(loss)):
                         what = f"the validation loss is {float(loss)}"
                         break
-            self._agree(what, batch, number, validating=True)
+            self._agree(what, batch, number)
         finally:
             self.advance(self.progress)
         return {f"validation/{k}" if k else "validation": v for k, v in means.over(self.ranks).items()}
 
     def _unwrapped(self, batch: Batch) -> Tensor:
         """The objective outside of what makes ranks wait for each other: they may have different numbers of batches."""
-        if not self.ranks.several:
-            return self.module(batch)  # type: ignore[no-any-return]
+        if not self.ranks.several and not self.stage.turns:
+            return self.turns[0].module(batch)  # type: ignore[no-any-return]
         with self.fabric.autocast():
             return self.stage.objective(batch)  # type: ignore[no-any-return]
 
@@ -177,35 +149,27 @@ class Leg:
     def close_epoch(self, validation: float | None) -> None:
         """Count an epoch and move the learning rate."""
         self.epoch, self.batch, self.means = self.epoch + 1, 0, Means()
-        if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(validation if validation is not None else math.nan)
-        elif self.scheduler is not None:
-            self.scheduler.step()
+        for turn in self.turns:
+            turn.close_epoch(validation if validation is not None else math.nan)
 
     def state_dict(self) -> dict[str, Any]:
         """All that every rank has alike, but the modules' tensors."""
-        if self.graphs is not None:
-            self.graphs.release()
+        first, *others = (turn.state_dict() for turn in self.turns)
         return {
             "epoch": self.epoch,
             "batch": self.batch,
             "stopped": self.stopped,
-            "optimiser": self.optimiser.state_dict(),
-            "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
+            **first,
+            "turns": others,
             "precision": self.fabric.strategy.precision.state_dict(),
             "best": dict(vars(self.best)),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The reverse."""
-        if self.graphs is not None:
-            self.graphs.release()
         self.epoch, self.batch, self.stopped = state["epoch"], state["batch"], state["stopped"]
-        self.optimiser.load_state_dict(state["optimiser"])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
-            # Torch warns of a scheduler that moves before the optimiser: after this load it rightly may.
-            self.raw._opt_called = True  # type: ignore[attr-defined]
+        for turn, own in zip(self.turns, [state, *state.get("turns", [])], strict=True):
+            turn.load_state_dict(own)
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.best = Best(**state["best"])
 
@@ -214,7 +178,7 @@ class Leg:
         return batch if batch.device == device else batch.to(device)
 
     def _agree(
-        self, what: str, batch: Batch | None, number: int, value: float = 0.0, validating: bool = False
+        self, what: str, batch: Batch | None, number: int, value: float = 0.0, turn: Turn | None = None
     ) -> float:
         """The sum of `value` over the ranks; raises on every one if something, `what`, is not finite on any.
 
@@ -223,8 +187,9 @@ class Leg:
         failed, summed = self.ranks.sums(bool(what), value)
         if not failed:
             return summed
-        gradients = {} if validating else {n: p.grad for n, p in self.moving.items()}
-        found = culprits(self.stage.objective, batch, gradients) if what and batch is not None else []
+        gradients = {} if turn is None else {n: p.grad for n, p in turn.moving.items()}
+        objective = self.stage.objective if turn is None else turn.stage.objective
+        found = culprits(objective, batch, gradients) if what and batch is not None else []
         told = [(w, f, r) for r, (w, f) in enumerate(self.ranks.gathered((what, found))) if w]
         # A gradient that is shared by all comes from a loss somewhere.
         first, _, rank = min(told, key=lambda each: "gradient" in each[0])

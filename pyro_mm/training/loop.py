@@ -112,7 +112,7 @@ class Loop:
         stage = self.stages[self.index]
         with stage.only_moving():
             self.leg = leg = Leg(stage, self.options, self.fabric, self.train.length)
-            if isinstance(leg.scheduler, ReduceLROnPlateau) and self.valid is None:
+            if isinstance(leg.turns[0].scheduler, ReduceLROnPlateau) and self.valid is None:
                 raise ValueError("ReduceLROnPlateau watches the validation loss: give `validation`")
             if saved is not None:
                 leg.load_state_dict(saved["leg"])

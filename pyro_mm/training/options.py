@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from pyro_mm.objectives.algebra import Objective
 from pyro_mm.objectives.schedules import Schedule
-from pyro_mm.training.stages import Stage
+from pyro_mm.training.stages import Alternated, Stage
 
 __all__ = ["Options", "check_resume", "config_of", "launched", "make_fabric"]
 
@@ -150,7 +150,7 @@ def _differences(old: Any, new: Any, where: str) -> list[str]:
 
 def _describe(objective: nn.Module) -> dict[str, Any]:
     """The objective's formula and the schedules inside."""
-    shown = repr(objective) if isinstance(objective, Objective) else type(objective).__name__
+    shown = repr(objective) if isinstance(objective, Objective | Alternated) else type(objective).__name__
     return {"objective": shown, "schedules": [repr(m) for m in objective.modules() if isinstance(m, Schedule)]}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["Stage", "as_stages"]
+__all__ = ["Alternated", "Stage", "as_stages", "in_turn"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +23,7 @@ class Stage:
             they get no gradient and run in evaluation mode, so that no batch statistics move either.
         name: how logs call it.
         lr: this stage's learning rate, in place of `fit`'s.
+        turns: stages whose optimisers step one after the other at every minibatch (`in_turn`).
 
     Raises:
         ValueError: fewer than one epoch.
@@ -33,6 +34,7 @@ class Stage:
     train: nn.Module | Sequence[nn.Module] | None = None
     name: str = ""
     lr: float | None = None
+    turns: tuple[Stage, ...] = ()
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -81,6 +83,50 @@ class Stage:
         if self.train is not None:
             for module in self.chosen:
                 module.train()
+
+
+def in_turn(epochs: int, *turns: Stage, name: str = "", lr: float | None = None) -> Stage:
+    """A stage with several optimisers: at every minibatch each one steps, in this order, for its own objective.
+
+    Each turn is a `Stage` that says what it minimises and what it moves; its epochs do not count.  What one turn moves
+    gets no gradient from another.  Logs and validation have the loss of the first turn, and the terms of all of them.
+    Such a stage trains eagerly and in one process.
+
+    Raises:
+        ValueError: fewer than two turns, names that are not distinct, or a parameter that two turns would move.
+    """
+    named = tuple(
+        replace(s, name=s.name or f"turn {i}", lr=lr if s.lr is None else s.lr) for i, s in enumerate(turns, 1)
+    )
+    if len(named) < 2 or len({s.name for s in named}) < len(named):
+        raise ValueError(f"two or more turns with distinct names are needed, got {[s.name for s in named]}")
+    owners: dict[int, str] = {}
+    for stage in named:
+        for p in stage.moving():
+            if (other := owners.setdefault(id(p), stage.name)) != stage.name:
+                raise ValueError(f"turns '{other}' and '{stage.name}' would both move a parameter of {tuple(p.shape)}")
+    return Stage(Alternated(named), epochs, [m for s in named for m in s.chosen], name, lr, named)
+
+
+class Alternated(nn.Module):
+    """The objectives of several turns: all are computed, the value is the first one's."""
+
+    def __init__(self, turns: Sequence[Stage]) -> None:
+        super().__init__()
+        self.names = tuple(s.name for s in turns)
+        self.objectives = nn.ModuleList([s.objective for s in turns])
+
+    def forward(self, batch: Any) -> Any:
+        first, *_ = [objective(batch) for objective in self.objectives]
+        return first
+
+    def set_progress(self, epochs: float) -> None:
+        """Move every schedule inside."""
+        for objective in self.objectives:
+            getattr(objective, "set_progress", lambda epochs: None)(epochs)
+
+    def __repr__(self) -> str:
+        return "in turn:  " + ";  ".join(map(repr, self.objectives))
 
 
 def as_stages(

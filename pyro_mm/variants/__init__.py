@@ -17,6 +17,7 @@ from pyro_mm.variants.gpoe import gpoe
 from pyro_mm.variants.helvae import helvae
 from pyro_mm.variants.hierarchical_baselines import hierarchical_mmvae, hierarchical_mvae
 from pyro_mm.variants.jmvae import jmvae, jmvae_kl, jmvae_zero
+from pyro_mm.variants.jmvae_gan import jmvae_gan
 from pyro_mm.variants.jnf import jnf
 from pyro_mm.variants.m2 import m2
 from pyro_mm.variants.m2vae import m2vae
@@ -63,6 +64,7 @@ __all__ = [
     "hierarchical_mmvae",
     "hierarchical_mvae",
     "jmvae",
+    "jmvae_gan",
     "jmvae_kl",
     "jmvae_zero",
     "jnf",

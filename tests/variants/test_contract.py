@@ -23,7 +23,7 @@ MODALITIES = [
     Modality("caption", (4,), likelihoods.Tokens(6), networks.Recurrent(8)),
 ]
 SMALL: dict[str, dict[str, Any]] = {
-    name: {"width": 16} for name in ("cvae", "jmvae", "jmvae_zero", "jmvae_kl", "telbo", "vaevae")
+    name: {"width": 16} for name in ("cvae", "jmvae", "jmvae_zero", "jmvae_kl", "jmvae_gan", "telbo", "vaevae")
 } | {
     "mmvae_iwae": {"k": 2},
     "mmvae_dreg": {"k": 2},
