@@ -17,7 +17,7 @@ from pyro_mm.results import percent
 from pyro_mm.runs import METRICS, Run
 from pyro_mm.tables import aligned
 
-__all__ = ["KNOWN", "evaluate_metrics", "known", "metrics_table"]
+__all__ = ["KNOWN", "evaluate_metrics", "heading", "known", "metrics_table"]
 
 FORMAT = 1
 HEAD = ("format", "variant", "data_fingerprint", "versions", "rows", "seed", "means", "judges")
@@ -25,17 +25,17 @@ KNOWN = ("likelihood", "coherence", "rank")
 WORDS = ("none", "one", "two", "three", "four", "five", "six")
 
 
-def known(text: str) -> list[str]:
-    """Metrics named with commas, such as `coherence,rank`, each once.
+def known(text: str, there: Sequence[str] = KNOWN, what: str = "metric") -> list[str]:
+    """Metrics, or other names that are `there`, named with commas, such as `coherence,rank`, each once.
 
     Raises:
         ValueError: an unknown one, or none; the message lists those there are.
     """
     asked = [part.strip() for part in text.split(",") if part.strip()]
-    unknown = [f"'{m}'" for m in asked if m not in KNOWN]
+    unknown = [f"'{m}'" for m in asked if m not in there]
     if unknown or not asked:
-        what = f"unknown metric {', '.join(unknown)}" if unknown else "no metric is named"
-        raise ValueError(f"{what}: there are {', '.join(KNOWN)}")
+        wrong = f"unknown {what} {', '.join(unknown)}" if unknown else f"no {what} is named"
+        raise ValueError(f"{wrong}: there are {', '.join(there)}")
     return list(dict.fromkeys(asked))
 
 
@@ -89,8 +89,8 @@ def evaluate_metrics(
     return found
 
 
-def _head(run: Run, judges: Judges, rows: int, seed: int) -> dict[str, Any]:
-    """What was measured, and by whom."""
+def heading(run: Run, rows: int, seed: int) -> dict[str, Any]:
+    """What was measured."""
     return {
         "format": FORMAT,
         "variant": run.settings.variant,
@@ -101,6 +101,12 @@ def _head(run: Run, judges: Judges, rows: int, seed: int) -> dict[str, Any]:
         "rows": rows,
         "seed": seed,
         "means": list(run.recipe.means),
+    }
+
+
+def _head(run: Run, judges: Judges, rows: int, seed: int) -> dict[str, Any]:
+    """What was measured, and by whom."""
+    return heading(run, rows, seed) | {
         "judges": {
             m: {"accuracy": _or_none(p.value), "se": _or_none(p.se), "n": p.n} for m, p in judges.accuracy.items()
         },

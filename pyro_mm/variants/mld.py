@@ -28,7 +28,7 @@ def mld(
     blocks: int = 3,
     share: float = 0.5,
     noise: float = 0.05,
-    steps: int = 24,
+    steps: int = 12,
     sampler: str = "flow",
     weights: Mapping[str, float] | None = None,
 ) -> Recipe:

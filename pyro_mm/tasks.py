@@ -1,0 +1,214 @@
+"""What `evaluate --tasks` measures: classification, generation and retrieval, with noisy or missing modalities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import permutations
+from typing import Any
+
+import torch
+
+from pyro_mm.batch import Batch
+from pyro_mm.data.corrupt import corrupted
+from pyro_mm.evaluation.coherence import CHUNK, Proportion, classes_of, conditions
+from pyro_mm.evaluation.frechet import frechet, split_half
+from pyro_mm.evaluation.generation import generate
+from pyro_mm.evaluation.retrieval import retrieve
+from pyro_mm.evaluation.sample_quality import kernel_distance, precision_recall
+from pyro_mm.files import write_json
+from pyro_mm.handlers import Program
+from pyro_mm.judges import Judges, train_judges
+from pyro_mm.metrics import heading
+from pyro_mm.runs import Run
+from pyro_mm.tables import aligned
+
+__all__ = ["KNOWN", "LEVELS", "TASKS", "classification", "evaluate_tasks", "retrieval", "samples", "tasks_table"]
+
+KNOWN = ("classification", "generation", "retrieval")
+TASKS = "tasks.json"
+LEVELS = (0.0, 0.25, 0.5, 1.0)
+"""Noise, in standard deviations of each modality."""
+DRAWS = 10
+
+
+def classification(
+    model: Program,
+    guide: Program,
+    batch: Batch,
+    label: str,
+    levels: Sequence[float] = LEVELS,
+    k: int = DRAWS,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """How many rows are named rightly from every set of the other modalities, all of these under Gaussian noise.
+
+    The class with the largest mean of p(label | z_k) over z_k ~ q(z | what is given): guide and decoder as a
+    classifier, which every system has, with a likelihood or without (`classify` is Bayes' rule for those that have).
+    Rows that lack the label, or something of a set, do not count.
+
+    Args:
+        levels: of the noise, in standard deviations of each modality over these rows; labels and tokens get none.
+        k: draws for every row.
+    """
+    found = []
+    for level in levels:
+        noisy = spoilt(batch, label, level, seed)
+        for given in conditions(batch.names, label):
+            rows = torch.stack([noisy.mask[m] for m in (*given, label)]).all(0).nonzero().flatten()
+            if len(rows):
+                right = named(model, guide, noisy[rows].only(*given), label, k, seed) == classes_of(
+                    noisy.x[label][rows]
+                )
+                share = Proportion(right.double().mean().item(), len(rows))
+                found.append(
+                    {"given": list(given), "noise": level, "accuracy": share.value, "se": share.se, "n": share.n}
+                )
+    return found
+
+
+def spoilt(batch: Batch, label: str, level: float, seed: int = 0) -> Batch:
+    """Every modality of numbers but the label with noise of so many of its standard deviations."""
+    for m in batch.names if level else ():
+        x = batch.x[m]
+        if m != label and x.is_floating_point():
+            batch = corrupted(batch, m, "gaussian", level * x[batch.mask[m]].std().item(), seed)
+    return batch
+
+
+def named(model: Program, guide: Program, batch: Batch, label: str, k: int, seed: int) -> torch.Tensor:
+    """The most probable class of every row `(N,)`, from k draws."""
+    step = max(1, CHUNK * 8 // k)
+    parts = []
+    for i, block in enumerate(batch.blocks(step)):
+        p = generate(model, guide, block, k, seed=seed * 1_000_003 + i)[label].probs  # type: ignore[attr-defined]
+        parts.append(p.mean(0).argmax(-1))
+    return torch.cat(parts)
+
+
+def samples(run: Run, judges: Judges, test: Batch, seed: int = 0) -> dict[str, Any]:
+    """Draws of every modality but the label from the prior, as many as there are test rows, beside these.
+
+    In the judges' features: Frechet distance (and what two halves of the data have), kernel distance, precision and
+    recall.
+    """
+    nothing = Batch.missing(run.recipe.modalities, len(test)).to(test.device)
+    made: dict[str, list[torch.Tensor]] = {m: [] for m in judges.names}
+    for i, block in enumerate(nothing.blocks(CHUNK)):
+        out = generate(run.recipe.model, run.recipe.guide, block, 1, means=run.recipe.means, seed=seed * 1_000_003 + i)
+        for m in judges.names:
+            made[m].append(judges.features(m, out[m].mean[0]))
+    found = {}
+    for m, parts in made.items():
+        real, fake = judges.features(m, test.x[m][test.mask[m]]), torch.cat(parts)
+        kernel, error = kernel_distance(real, fake)
+        pr = precision_recall(real, fake)
+        found[m] = {
+            "frechet": frechet(real, fake),
+            "frechet_halves": split_half(real),
+            "kernel": kernel,
+            "kernel_se": None if error != error else error,
+            "precision": pr.precision,
+            "recall": pr.recall,
+            "n": len(fake),
+        }
+    return found
+
+
+def retrieval(model: Program, guide: Program, batch: Batch, label: str | None, seed: int = 0) -> list[dict[str, Any]]:
+    """`retrieve` by cosine of means, for every modality but the label among the rows of every other."""
+    names = [m for m in batch.names if m != label]
+    return [
+        retrieve(model, guide, batch, batch, of=of, given=given, label=label, seed=seed).to_json()
+        for given, of in permutations(names, 2)
+    ]
+
+
+def evaluate_tasks(
+    run: Run,
+    which: Sequence[str] = KNOWN,
+    rows: int | None = None,
+    *,
+    levels: Sequence[float] = LEVELS,
+    draws: int = DRAWS,
+    judges: Judges | None = None,
+    folder: Any = None,
+    seed: int = 0,
+    tell: Callable[[str], object] = lambda text: None,
+) -> dict[str, Any]:
+    """Measure a run on its test rows (the first `rows` of them) and write `tasks.json`.
+
+    Raises:
+        ValueError: an unknown task, or none of what it needs: a label, or two modalities beside it.
+    """
+    if not which or set(which) - set(KNOWN):
+        raise ValueError(f"tasks are {', '.join(KNOWN)}; got {list(which)}")
+    test, label = run.test_rows(rows), run.splits.label
+    pair = run.recipe.model, run.recipe.guide
+    if label is None and set(which) - {"retrieval"}:
+        raise ValueError(f"data set '{run.settings.data}' has no label, which classification and generation need")
+    found: dict[str, Any] = heading(run, len(test), seed)
+    if "classification" in which:
+        tell("classification")
+        found["classification"] = classification(*pair, test, str(label), levels, draws, seed)
+    if "generation" in which:
+        judges = judges or train_judges(run.splits, folder=folder, device=test.device, tell=tell)
+        tell("generation")
+        found["generation"] = samples(run, judges.to(test.device), test, seed)
+    if "retrieval" in which:
+        if len([m for m in test.names if m != label]) < 2:
+            raise ValueError("retrieval needs two modalities beside the label")
+        tell("retrieval")
+        found["retrieval"] = retrieval(*pair, test, label, seed)
+    write_json(run.folder / TASKS, found)
+    return found
+
+
+def tasks_table(found: dict[str, Any]) -> str:
+    """What `evaluate_tasks` found, as text."""
+    parts = []
+    if "classification" in found:
+        parts.append("\n".join(["accuracy of the label, by noise (in standard deviations)", "", *_accuracies(found)]))
+    if "generation" in found:
+        head = ["draws from the prior", "Frechet", "(halves)", "kernel", "precision", "recall"]
+        rows = [
+            [m, f"{e['frechet']:.2f}", f"{e['frechet_halves']:.2f}", f"{e['kernel']:.4f}", *_shares(e)]
+            for m, e in found["generation"].items()
+        ]
+        parts.append("\n".join(aligned([head, *rows])))
+    if "retrieval" in found:
+        parts.append("\n".join(["retrieval by cosine of posterior means", "", *_retrieved(found["retrieval"])]))
+    return "\n\n".join(parts)
+
+
+def _accuracies(found: dict[str, Any]) -> list[str]:
+    entries = found["classification"]
+    levels = list(dict.fromkeys(e["noise"] for e in entries))
+    sets = list(dict.fromkeys(tuple(e["given"]) for e in entries))
+    at = {(tuple(e["given"]), e["noise"]): e for e in entries}
+    rows = [
+        [
+            ", ".join(given),
+            *(f"{100 * at[given, x]['accuracy']:.1f} % +- {100 * at[given, x]['se']:.1f}" for x in levels),
+        ]
+        for given in sets
+    ]
+    return aligned([["given", *(f"{x:g}" for x in levels)], *rows])
+
+
+def _retrieved(entries: list[dict[str, Any]]) -> list[str]:
+    rows = [["query -> found", "R@1", "R@5", "R@10", "median rank", "mAP", "gallery"]]
+    for e in entries:
+        recall = [_interval(e["recall"].get(k)) for k in ("1", "5", "10")]
+        rank = e["median_rank"]
+        shown = "-" if rank is None else f"{rank['value']:.0f}"
+        direction = f"{', '.join(e['given'])} -> {', '.join(e['of'])}"
+        rows.append([direction, *recall, shown, _interval(e["mean_precision"]), f"{e['gallery']:,}"])
+    return aligned(rows)
+
+
+def _interval(m: dict[str, float] | None) -> str:
+    return "-" if m is None else f"{100 * m['value']:.1f} % ({100 * m['low']:.1f} to {100 * m['high']:.1f})"
+
+
+def _shares(e: dict[str, float]) -> list[str]:
+    return [f"{100 * e[k]:.1f} %" for k in ("precision", "recall")]

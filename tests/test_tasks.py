@@ -1,0 +1,90 @@
+"""`evaluate --tasks`: figures against plain code on a run, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from pyro_mm.cli import main
+from pyro_mm.evaluation import generate, retrieve
+from pyro_mm.runs import Settings, open_run, train_run
+from pyro_mm.tasks import classification, evaluate_tasks, retrieval, spoilt, tasks_table
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tasks") / "run"
+    return train_run(Settings("mvae", data="digits", dim=4, epochs=2), folder, progress=False, device="cpu")
+
+
+def test_classification_counts_rows_that_are_named_rightly(run) -> None:
+    test, pair = run.test_rows(60), (run.recipe.model, run.recipe.guide)
+    found = classification(*pair, test, "label", levels=(0.0, 1.0), k=7, seed=3)
+    assert [(e["given"], e["noise"], e["n"]) for e in found] == [(["image"], 0.0, 60), (["image"], 1.0, 60)]
+    for entry in found:
+        noisy = spoilt(test, "label", entry["noise"], 3)
+        p = generate(*pair, noisy.only("image"), 7, seed=3 * 1_000_003)["label"].probs.mean(0)
+        right = (p.argmax(-1) == test.x["label"]).double().mean().item()
+        assert entry["accuracy"] == pytest.approx(right)
+        assert entry["se"] == pytest.approx((right * (1 - right) / 60) ** 0.5)
+
+
+def test_noise_is_in_units_of_each_modalitys_spread_and_spares_labels(run) -> None:
+    test = run.test_rows(200)
+    noisy = spoilt(test, "label", 0.5, 0)
+    assert torch.equal(noisy.x["label"], test.x["label"])
+    gone = (noisy.x["image"] - test.x["image"])[(test.x["image"] > 6) & (test.x["image"] < 10)]
+    assert gone.std() == pytest.approx(0.5 * test.x["image"].std().item(), rel=0.1)
+    assert spoilt(test, "label", 0.0) is test
+
+
+def test_missing_modalities_leave_rows_out(run) -> None:
+    test = run.test_rows(40)
+    mask = torch.arange(40) % 4 != 0
+    fewer = type(test)(test.x, {"image": mask, "label": torch.ones(40, dtype=torch.bool)})
+    (entry,) = classification(run.recipe.model, run.recipe.guide, fewer, "label", levels=(0.0,), k=2)
+    assert entry["n"] == 30
+
+
+def test_the_command_writes_and_prints_them(run, tmp_path, capsys) -> None:
+    found = main(
+        [
+            "evaluate",
+            str(run.folder),
+            "--tasks",
+            "classification,generation",
+            "--rows",
+            "80",
+            "--judges",
+            str(tmp_path / "judges"),
+        ]
+    )
+    assert found == 0
+    said = capsys.readouterr().out
+    written = json.loads((run.folder / "tasks.json").read_text())
+    assert tasks_table(written) in said and "log p" not in said
+    image = written["generation"]["image"]
+    assert image["n"] == 80 and image["frechet"] > image["frechet_halves"] > 0
+    assert 0 <= image["precision"] <= 1 and 0 <= image["recall"] <= 1 and image["kernel"] > 0
+    assert [e["noise"] for e in written["classification"]] == [0.0, 0.25, 0.5, 1.0]
+
+
+def test_retrieval_goes_in_every_direction() -> None:
+    from tests.helpers.training import data, pair
+
+    model, guide = pair()
+    found = retrieval(model, guide, data(20), "label")
+    assert [(e["given"], e["of"]) for e in found] == [(["image"], ["count"]), (["count"], ["image"])]
+    alone = retrieve(model, guide, data(20), data(20), of="count", given="image", label="label").to_json()
+    assert found[0] == alone
+
+
+def test_what_cannot_be_done_is_said(run, capsys) -> None:
+    assert main(["evaluate", str(run.folder), "--tasks", "segmentation"]) == 2
+    assert "unknown task 'segmentation': there are classification, generation, retrieval" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="retrieval needs two modalities beside the label"):
+        evaluate_tasks(run, ["retrieval"])
+    with pytest.raises(ValueError, match="tasks are classification, generation, retrieval; got"):
+        evaluate_tasks(open_run(run.folder), [])
