@@ -133,7 +133,8 @@ def _structure(modules: Mapping[str, nn.Module]) -> dict[str, Any]:
     """Classes by place, and shapes by parameter: equal for modules that can take each other's parameters."""
     return {
         name: (
-            [(place, type(part)) for place, part in module.named_modules()],
+            # By name: torch makes a class of its own for every parametrised layer.
+            [(place, type(part).__module__, type(part).__qualname__) for place, part in module.named_modules()],
             {key: value.shape for key, value in module.state_dict().items()},
         )
         for name, module in modules.items()

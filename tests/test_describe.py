@@ -113,6 +113,8 @@ LAYERS = {
     "vcca_private": ("p(z) " + WITH_PRIVATE, "q(z | image) " + each("q(w_{m} | {m})")),
     **dict.fromkeys(("cada_vae", "meme"), ("p(z) " + each("p({m} | z)"), TOP)),
     **dict.fromkeys(("mmvm", "mmvm_pairwise"), (each("p(z_{m}) p({m} | z_{m})"), each(f"q(z_{{m}} | {LEVELS})"))),
+    "jmvae_gan": ("p(z) " + each("p({m} | z)"), TOP),
+    "mld": ("p(z) " + each("p({m} | z)"), TOP),
     "m2": ("p(z) p(c) p(label | c) p(image | z, c) p(caption | z, c)", "q(z | image, label, caption)"),
     # MFM's factor of the label is the shared one: no private latent.
     "mfm": (
