@@ -5,7 +5,7 @@
 VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
-EXTRAS  ?= dev,notebooks,eval,train
+EXTRAS  ?= dev,notebooks,eval,train,diffusion
 WORKERS ?= 2
 PIP_ARGS ?=
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -15,7 +15,8 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p $(NEW_ENOUGH) >/dev/null 2>&1 && echo $$p && break; done)
 
-# One torch thread per test worker: workers would otherwise fight over the cores. SMOKE makes the notebooks short.
+# One torch thread per test worker: workers would otherwise fight over the cores. tests/conftest.py says what stays
+# together in one. SMOKE makes the notebooks short.
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg SMOKE=1 $(BIN)/pytest -n $(WORKERS)
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 

@@ -1,13 +1,17 @@
 """What every test shares: one thread, no display, a fixed seed, and a global parameter store left empty."""
 
 import os
+import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 import torch
 
+ROOT = Path(__file__).parents[1]
 DATA = "PYRO_MM_DATA"  # the folder of real data; a skip for want of it names this variable and is counted
 
 os.environ["MPLBACKEND"] = "Agg"  # the environment, so that tests' own subprocesses see it too
@@ -39,6 +43,36 @@ def data_root() -> Path:
     if not folder:
         pytest.skip(f"{DATA} is not set: no real data")
     return Path(folder)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`pytest -n 2` runs in one process what shares something dear: a module's fixture, or a battery's trained guide.
+
+    Not xdist's own `--dist loadgroup`, which does nothing under pytest 9.
+    """
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return shared_by(nodeid)
+
+    return Scheduling(config, log)
+
+
+def shared_by(nodeid: str) -> str:
+    """What tests that belong together have in common."""
+    file, _, test = nodeid.partition("::")
+    if file.endswith("battery.py") and "[" in test:
+        return f"{file}::{test.partition('[')[2].rstrip(']').partition('-')[0]}"
+    return file if _has_fixtures_of_its_own(file) else nodeid
+
+
+@cache
+def _has_fixtures_of_its_own(file: str) -> bool:
+    path = ROOT / file
+    return path.suffix == ".py" and bool(re.search(r'scope="(module|session)"', path.read_text()))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -224,5 +224,5 @@ def test_a_run_that_would_not_fit_is_cut_into_passes_that_do() -> None:
 @ON_LINUX
 @pytest.mark.slow
 def test_ten_thousand_draws_through_a_wide_layer() -> None:
-    """200 rows x 10,000 draws x 10,000 units: 80 GB in one go."""
-    assert_exact(limited(256, rows=200, width=10_000, k=10_000, memory=64 << 20))
+    """40 rows x 10,000 draws x 10,000 units: 16 GB in one go."""
+    assert_exact(limited(256, rows=40, width=10_000, k=10_000, memory=64 << 20))
