@@ -1,4 +1,4 @@
-"""Another prior for a trained system: fitted to what its guide makes of the data, and then part of the model.
+"""Another prior, or decoder, for a trained system: fitted to what its guide makes of the data, then part of the model.
 
 fit(recipe, data, epochs=50)
 better = with_prior(recipe, FlowPrior(dim))
@@ -18,12 +18,12 @@ from pyro_mm.batch import Batch
 from pyro_mm.guides.backed import backed
 from pyro_mm.guides.unconditional import Prior
 from pyro_mm.handlers import Verb
-from pyro_mm.models import DiffusionPrior
-from pyro_mm.objectives import denoising, kl
+from pyro_mm.models import DiffusionDecoder, DiffusionPrior
+from pyro_mm.objectives import denoising, denoising_data, kl
 from pyro_mm.recipe import Recipe
 from pyro_mm.training.stages import Stage
 
-__all__ = ["with_prior"]
+__all__ = ["with_decoder", "with_prior"]
 
 
 def with_prior(recipe: Recipe, prior: nn.Module, epochs: int = 20, lr: float | None = None) -> Recipe:
@@ -58,6 +58,45 @@ def with_prior(recipe: Recipe, prior: nn.Module, epochs: int = 20, lr: float | N
         f"{recipe.name} with {type(prior).__name__}",
         model,
         guide,
+        stages=[stage],
+        modules={k: v for k, v in named.items() if isinstance(v, nn.Module)},
+        modalities=recipe.modalities,
+        config=recipe.config,
+        paper=recipe.paper,
+        means=recipe.means,
+    )
+
+
+def with_decoder(recipe: Recipe, decoder: DiffusionDecoder, epochs: int = 20, lr: float | None = None) -> Recipe:
+    """The recipe with a diffusion for the decoder of one image modality, and a `Stage` that fits it.
+
+    The stage minimises `denoising_data`, z from the recipe's guide given the whole row; nothing else moves.  What is
+    generated is then sharper, at the price of a likelihood: `log_marginal` of the new model raises `NoLikelihood`, that
+    of the old one is what it was.  The two share all other networks.
+
+    Args:
+        recipe: of a model with `decoders` and one shared z that they all read: `Joint`.
+        decoder: `DiffusionDecoder(modality, dim)`.
+        epochs, lr: of the stage.
+
+    Raises:
+        TypeError: the model has no `decoders`.
+        ValueError: none of them is of this modality.
+    """
+    name, decoders = decoder.modality.name, getattr(recipe.model, "decoders", None)
+    if not isinstance(decoders, nn.ModuleDict):
+        raise TypeError(f"{type(recipe.model).__name__} has no `decoders` of which one could be replaced")
+    if name not in decoders:
+        raise ValueError(f"there is no decoder of '{name}' to replace, only of {list(decoders)}")
+    model: Any = copy.copy(recipe.model)
+    model._modules = {**model._modules, "decoders": nn.ModuleDict({**decoders, name: decoder})}
+    model.no_likelihood = f"the decoder of '{name}' is a diffusion, which draws images only"
+    stage = Stage(denoising_data(recipe.guide, decoder, name), epochs, decoder, "decoder fit", lr)
+    named: Any = {"model": model, "guide": recipe.guide}
+    return Recipe(
+        f"{recipe.name} with a diffusion for {name}",
+        model,
+        recipe.guide,
         stages=[stage],
         modules={k: v for k, v in named.items() if isinstance(v, nn.Module)},
         modalities=recipe.modalities,

@@ -10,7 +10,7 @@ import torch
 
 from pyro_mm.batch import Batch
 from pyro_mm.data.corrupt import corrupted
-from pyro_mm.evaluation.coherence import CHUNK, Proportion, classes_of, conditions
+from pyro_mm.evaluation.coherence import CHUNK, Proportion, classes_of, conditions, typical
 from pyro_mm.evaluation.frechet import frechet, split_half
 from pyro_mm.evaluation.generation import generate
 from pyro_mm.evaluation.retrieval import retrieve
@@ -96,7 +96,7 @@ def samples(run: Run, judges: Judges, test: Batch, seed: int = 0) -> dict[str, A
     for i, block in enumerate(nothing.blocks(CHUNK)):
         out = generate(run.recipe.model, run.recipe.guide, block, 1, means=run.recipe.means, seed=seed * 1_000_003 + i)
         for m in judges.names:
-            made[m].append(judges.features(m, out[m].mean[0]))
+            made[m].append(judges.features(m, typical(out[m])[0]))
     found = {}
     for m, parts in made.items():
         real, fake = judges.features(m, test.x[m][test.mask[m]]), torch.cat(parts)

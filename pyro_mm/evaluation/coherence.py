@@ -23,7 +23,7 @@ from pyro_mm.evaluation.proposals import evaluating
 from pyro_mm.handlers import Program
 from pyro_mm.modality import Modality
 
-__all__ = ["CrossAccuracy", "Judge", "Proportion", "conditions", "cross_accuracy", "joint_coherence"]
+__all__ = ["CrossAccuracy", "Judge", "Proportion", "conditions", "cross_accuracy", "joint_coherence", "typical"]
 
 CHUNK = 256  # rows x draws in one pass
 STRIDE = 1_000_003  # between the seeds of two runs, more than either has blocks
@@ -197,7 +197,7 @@ def generated(
         if lacking := [m for m in names if m not in made]:
             raise ValueError(f"the model generates no {lacking}; it generates {list(made)}")
         with evaluating(model, guide, seed=own, stream="observations"):
-            values = {m: made[m].sample() if sample else _typical(made[m]) for m in names}
+            values = {m: made[m].sample() if sample else typical(made[m]) for m in names}
         yield where, values
 
 
@@ -224,11 +224,18 @@ def _checked(sets: Sequence[Sequence[str]] | None, sources: Sources, targets: So
     return [tuple(m for m in sources if m in given) for given in sets]
 
 
-def _typical(px: Any) -> Tensor:
-    """The mean of a distribution, or the most probable value where values are names and no numbers."""
+def typical(px: Any) -> Tensor:
+    """The mean of a distribution; the most probable value where values are names and no numbers; of a diffusion, which
+    has neither, a draw.
+    """
     fn = getattr(px, "base", px)
     inner = getattr(fn, "base_dist", fn)
-    return px.mode if isinstance(inner, NAMED) else px.mean
+    if isinstance(inner, NAMED):
+        return px.mode  # type: ignore[no-any-return]
+    try:
+        return px.mean  # type: ignore[no-any-return]
+    except NotImplementedError:
+        return px.sample()  # type: ignore[no-any-return]
 
 
 def _judged(judges: Judge, label: str, m: str, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from pyro_mm.models.classed import Classed
 from pyro_mm.models.conditional import Conditional
+from pyro_mm.models.diffusion_decoder import DiffusionDecoder
 from pyro_mm.models.diffusion_prior import DiffusionPrior
 from pyro_mm.models.directed import Directed
 from pyro_mm.models.hierarchical import Hierarchical, Independent
@@ -15,6 +16,7 @@ __all__ = [
     "Classed",
     "Clusters",
     "Conditional",
+    "DiffusionDecoder",
     "DiffusionPrior",
     "Directed",
     "FlowPrior",

@@ -3,7 +3,7 @@
 from pyro_mm.objectives.adversarial import Discriminator, adversarial, discrimination
 from pyro_mm.objectives.algebra import Objective, Term, total
 from pyro_mm.objectives.coded import coded
-from pyro_mm.objectives.denoising import denoising, masked_denoising
+from pyro_mm.objectives.denoising import denoising, denoising_data, masked_denoising
 from pyro_mm.objectives.distance import symmetric_kl, wasserstein
 from pyro_mm.objectives.elbo import componentwise_elbo, componentwise_kl, elbo, kl, nll
 from pyro_mm.objectives.mixing import Shares, entropy, shared_elbo
@@ -24,6 +24,7 @@ __all__ = [
     "componentwise_elbo",
     "componentwise_kl",
     "denoising",
+    "denoising_data",
     "discrimination",
     "dreg",
     "elbo",

@@ -15,7 +15,7 @@ from pyro_mm.objectives.algebra import Objective, Term
 from pyro_mm.objectives.formula import q_of
 from pyro_mm.weights import run
 
-__all__ = ["Denoising", "denoising", "masked_denoising"]
+__all__ = ["Denoising", "denoising", "denoising_data", "masked_denoising"]
 
 Latents = Callable[[Batch], tuple[Tensor, Tensor]]
 """batch -> z `(N, D)`, and which parts of it there are, bool `(N, M)`."""
@@ -105,6 +105,43 @@ class Denoising(Term):
 
     def latex(self) -> str:
         return rf"\mathbb{{{self.mean[0]}}}{self.mean[1:]} |v - v(z_\varphi, \varphi)|^2"
+
+
+def denoising_data(guide: Program, decoder: Any, name: str) -> Objective:
+    """E_{q(z|x)} |v_phi - v(x_phi, phi, z)|^2 of one modality x given z, a loss: what a `DiffusionDecoder` learns by.
+
+    Angles as in `denoising`, the squared error as a sum over the image; rows that have the modality count.  The guide
+    gets no gradient.
+    """
+    return Objective([(1.0, DataDenoising(guide, decoder, name))])
+
+
+class DataDenoising(Term):
+    """See `denoising_data`."""
+
+    label, sign = "velocity", 1
+
+    def __init__(self, guide: Program, decoder: Any, name: str) -> None:
+        super().__init__()
+        self.guide, self.decoder, self.name = guide, decoder, name
+
+    def forward(self, batch: Batch) -> Tensor:
+        rows = batch.mask[self.name]
+        with torch.no_grad():
+            z = run(self.guide, batch)["z"].value
+            x = self.decoder.scaled(batch.x[self.name].to(z.dtype))
+            angle = END * evenly(z[..., 0])
+            noisy, v = noised(x, angle.view(-1, *[1] * (x.dim() - 1)))
+        error = (self.decoder.velocity.learning()(noisy, angle, z) - v).square().flatten(1).sum(-1)
+        loss: Tensor = torch.where(rows, error, 0.0).sum() / len(batch)
+        self.report = {"": loss.detach()}
+        return loss
+
+    def formula(self) -> str:
+        return f"E_{q_of(self.guide)} |v - v({self.name}_phi, phi, z)|^2"
+
+    def latex(self) -> str:
+        return rf"\mathbb{{E}} |v - v(\mathrm{{{self.name}}}_\varphi, \varphi, z)|^2"
 
 
 class Drawn(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pyro_mm.batch import Batch
 from pyro_mm.distributions import TokenSequence
-from pyro_mm.evaluation.coherence import _typical, conditions, cross_accuracy, generated, joint_coherence
+from pyro_mm.evaluation.coherence import conditions, cross_accuracy, generated, joint_coherence, typical
 from pyro_mm.evaluation.generation import generate
 from pyro_mm.likelihoods import Categorical, Normal
 from pyro_mm.modality import Modality
@@ -201,13 +201,13 @@ def test_the_mean_is_judged_and_a_draw_on_request() -> None:
 def test_typical_values_are_means_of_numbers_and_modes_of_names() -> None:
     """Pixels keep their grey mean; a Bernoulli or Binomial is no label, though its values can be listed."""
     p = torch.tensor([0.2, 0.7])
-    assert torch.equal(_typical(dist.Bernoulli(p).to_event(1)), p)
-    torch.testing.assert_close(_typical(dist.Binomial(16, p).to_event(1)), 16 * p)
+    assert torch.equal(typical(dist.Bernoulli(p).to_event(1)), p)
+    torch.testing.assert_close(typical(dist.Binomial(16, p).to_event(1)), 16 * p)
     logits = torch.tensor([[0.0, 2.0, 1.0], [0.0, -1.0, -2.0]])
-    assert _typical(dist.Categorical(logits=logits)).tolist() == [1, 0]
-    assert _typical(dist.Categorical(logits=logits).to_event(1)).tolist() == [1, 0]
-    assert _typical(dist.OneHotCategorical(logits=logits)).tolist() == [[0, 1, 0], [1, 0, 0]]
-    assert _typical(TokenSequence(logits)).tolist() == [1, 0]
+    assert typical(dist.Categorical(logits=logits)).tolist() == [1, 0]
+    assert typical(dist.Categorical(logits=logits).to_event(1)).tolist() == [1, 0]
+    assert typical(dist.OneHotCategorical(logits=logits)).tolist() == [[0, 1, 0], [1, 0, 0]]
+    assert typical(TokenSequence(logits)).tolist() == [1, 0]
 
 
 class Chain(nn.Module):
