@@ -24,7 +24,7 @@ class UNet(nn.Module):
     """v(x, phi, z) of images: a U-Net of `diffusers`, told z beside the angle.
 
     Args:
-        shape: `(C, H, W)`.
+        shape: `(C, H, W)` or `(H, W)`.
         dim: of z.
         widths: channels at every resolution, the first one's being that of the image; each must halve H and W evenly.
 
@@ -35,8 +35,9 @@ class UNet(nn.Module):
 
     def __init__(self, shape: Sequence[int], dim: int, widths: Sequence[int] = (32, 64)) -> None:
         super().__init__()
+        self.shape = shape = (1, *shape) if len(shape) == 2 else tuple(shape)
         if len(shape) != 3 or any(s % 2 ** (len(widths) - 1) for s in shape[1:]):
-            raise ValueError(f"images (C, H, W) that halve {len(widths) - 1} times are needed, got {tuple(shape)}")
+            raise ValueError(f"images (C, H, W) that halve {len(widths) - 1} times are needed, got {shape}")
         if any(w % 8 for w in widths):
             raise ValueError(f"widths are multiples of 8, got {tuple(widths)}")
         n = len(widths)
@@ -55,9 +56,10 @@ class UNet(nn.Module):
         self.told = nn.Sequential(nn.Linear(dim, 4 * widths[0]), nn.SiLU(), nn.Linear(4 * widths[0], 4 * widths[0]))
 
     def forward(self, x: Tensor, angle: Tensor, z: Tensor) -> Tensor:
-        """`(B, C, H, W)` of x `(B, C, H, W)`, angles `(B,)` and z `(B, D)`."""
-        out: Tensor = self.net(x, angle * (STEPS * 2 / pi), class_labels=self.told(z)).sample
-        return out
+        """Of the shape of x `(B, *shape)`; angles `(B,)`, z `(B, D)`."""
+        image = x.reshape(len(x), *self.shape)
+        out: Tensor = self.net(image, angle * (STEPS * 2 / pi), class_labels=self.told(z)).sample
+        return out.reshape(x.shape)
 
 
 class DiffusionDecoder(nn.Module):
