@@ -23,7 +23,7 @@ def jmvae_gan(
     width: int = 512,
     beta: float | Schedule = 1.0,
     weights: Mapping[str, float] | None = None,
-    lr: float = 1e-4,
+    lr: float | None = None,
     spectral: bool = True,
 ) -> Recipe:
     """p(z) prod_m p(x_m|z) and guides of JMVAE-kl; the means of one decoder, G, made real by a discriminator D.
@@ -40,8 +40,8 @@ def jmvae_gan(
     Args:
         image: whose decoder G is; default the first modality.
         beta: the paper warms up over 20 epochs, `Warmup(20)`.
-        lr: of all three Adams; the paper's first moments have a decay of 0.5, which `fit` takes as
-            `optimiser=partial(torch.optim.Adam, betas=(0.5, 0.999))`.
+        lr: of all three optimisers, in place of `fit`'s.  The paper has 1e-4, and first moments with a decay of 0.5:
+            `fit(recipe, data, epochs, lr=1e-4, optimiser=partial(torch.optim.Adam, betas=(0.5, 0.999)))`.
 
     Raises:
         ValueError: `image` is no modality.
