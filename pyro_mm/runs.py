@@ -5,7 +5,7 @@ run.json        seeds, versions, device, dtype, data fingerprint, git commit, wh
 log.csv         one row per epoch;  checkpoint.pt  where training stands
 model/          the trained recipe (`pyro_mm.storage`)
 results.json    likelihoods and accuracy on the test rows;  certificates.json  both ends of them
-metrics.json    accuracy across modalities, coherence, Frechet distances;  figures/
+metrics.json    accuracy across modalities, coherence, Frechet distances;  tasks.json;  figures/
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ __all__ = ["Run", "Settings", "certify_run", "evaluate_run", "open_run", "read_s
 
 FORMAT = 1
 RECORD, RESULTS, MODEL, FIGURES = "run.json", "results.json", "model", "figures"
-CERTIFICATES, METRICS = "certificates.json", "metrics.json"
+CERTIFICATES, METRICS, TASKS = "certificates.json", "metrics.json", "tasks.json"
 LOGS = ("log.csv", "log.jsonl", "checkpoint.pt", "evidence.nc")
-OWN = (CONFIG, RECORD, RESULTS, CERTIFICATES, METRICS, MODEL, FIGURES, *LOGS)
+OWN = (CONFIG, RECORD, RESULTS, CERTIFICATES, METRICS, TASKS, MODEL, FIGURES, *LOGS)
 
 
 @dataclass(frozen=True)

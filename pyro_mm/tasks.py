@@ -19,13 +19,13 @@ from pyro_mm.files import write_json
 from pyro_mm.handlers import Program
 from pyro_mm.judges import Judges, train_judges
 from pyro_mm.metrics import heading
-from pyro_mm.runs import Run
+from pyro_mm.recipe import Recipe
+from pyro_mm.runs import TASKS, Run
 from pyro_mm.tables import aligned
 
-__all__ = ["KNOWN", "LEVELS", "TASKS", "classification", "evaluate_tasks", "retrieval", "samples", "tasks_table"]
+__all__ = ["KNOWN", "LEVELS", "classification", "evaluate_tasks", "retrieval", "samples", "tasks_table"]
 
 KNOWN = ("classification", "generation", "retrieval")
-TASKS = "tasks.json"
 LEVELS = (0.0, 0.25, 0.5, 1.0)
 """Noise, in standard deviations of each modality."""
 DRAWS = 10
@@ -85,16 +85,16 @@ def named(model: Program, guide: Program, batch: Batch, label: str, k: int, seed
     return torch.cat(parts)
 
 
-def samples(run: Run, judges: Judges, test: Batch, seed: int = 0) -> dict[str, Any]:
+def samples(recipe: Recipe, judges: Judges, test: Batch, seed: int = 0) -> dict[str, Any]:
     """Draws of every modality but the label from the prior, as many as there are test rows, beside these.
 
     In the judges' features: Frechet distance (and what two halves of the data have), kernel distance, precision and
     recall.
     """
-    nothing = Batch.missing(run.recipe.modalities, len(test)).to(test.device)
+    nothing = Batch.missing(recipe.modalities, len(test)).to(test.device)
     made: dict[str, list[torch.Tensor]] = {m: [] for m in judges.names}
     for i, block in enumerate(nothing.blocks(CHUNK)):
-        out = generate(run.recipe.model, run.recipe.guide, block, 1, means=run.recipe.means, seed=seed * 1_000_003 + i)
+        out = generate(recipe.model, recipe.guide, block, 1, means=recipe.means, seed=seed * 1_000_003 + i)
         for m in judges.names:
             made[m].append(judges.features(m, typical(out[m])[0]))
     found = {}
@@ -153,7 +153,7 @@ def evaluate_tasks(
     if "generation" in which:
         judges = judges or train_judges(run.splits, folder=folder, device=test.device, tell=tell)
         tell("generation")
-        found["generation"] = samples(run, judges.to(test.device), test, seed)
+        found["generation"] = samples(run.recipe, judges.to(test.device), test, seed)
     if "retrieval" in which:
         if len([m for m in test.names if m != label]) < 2:
             raise ValueError("retrieval needs two modalities beside the label")

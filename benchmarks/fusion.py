@@ -1,0 +1,187 @@
+"""VAEs, a GAN and diffusions on the three tasks: classification, generation, retrieval, with noise and gaps.
+
+    python benchmarks/fusion.py --data mnist --root ~/data/mnist --out runs/fusion-mnist
+    python benchmarks/fusion.py --data farsi_kannada_speech --root ~/data --out runs/fusion-digits
+    python benchmarks/fusion.py --data mnist --out runs/fusion-mnist --table      # the table of what is there
+
+Trains MVAE, MoPoE, MMVAE+, JMVAE-GAN and MLD (a folder OUT/SYSTEM each, resumed where it stood), and fits a diffusion
+prior to MVAE.  Of each: accuracy of the label from every set of the other modalities under four levels of noise;
+coherence of draws, their Frechet and kernel distance, precision and recall in the features of autoencoders of the data;
+retrieval in every direction with bootstrap intervals; sharpness of images and spectra, their mean squared Laplacian over
+that of real ones.
+Writes OUT/SYSTEM/fusion.json and OUT/table.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import trained_run
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+from pyro_mm.batch import Batch
+from pyro_mm.evaluation import generate, joint_coherence
+from pyro_mm.evaluation.coherence import typical
+from pyro_mm.files import write_json
+from pyro_mm.judges import Judges, train_judges
+from pyro_mm.models import DiffusionPrior
+from pyro_mm.post_hoc import with_prior
+from pyro_mm.recipe import Recipe
+from pyro_mm.runs import Run
+from pyro_mm.settings import Settings
+from pyro_mm.storage import load, save
+from pyro_mm.tables import markdown
+from pyro_mm.tasks import classification, retrieval, samples
+from pyro_mm.training import fit
+
+PRIOR = "mvae_diffusion"
+SYSTEMS = ("mvae", "mopoe", "mmvaeplus", "jmvae_gan", PRIOR, "mld")
+MEASURED = "fusion.json"
+
+
+def main() -> None:
+    """Train, measure, print."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--data", default="mnist")
+    p.add_argument("--root", help="the data's folder")
+    p.add_argument("--out", type=Path, default=Path("runs/fusion"))
+    p.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
+    p.add_argument("--epochs", type=int, default=10)
+    p.add_argument("--prior-epochs", type=int, default=20)
+    p.add_argument("--dim", type=int, default=32)
+    p.add_argument("--label-weight", type=float, default=50.0)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--rows", type=int, default=1000, help="test rows")
+    p.add_argument("--draws", type=int, default=5, help="of z for every row that is named")
+    p.add_argument("--judge-epochs", type=int, default=10)
+    p.add_argument("--device", default="cpu")
+    p.add_argument("--table", action="store_true", help="train nothing")
+    a = p.parse_args()
+    torch.set_num_threads(1)
+    for system in () if a.table else a.systems:
+        if not (a.out / system / MEASURED).is_file():
+            write_json(a.out / system / MEASURED, measured(*at_hand(system, a), a))
+            print(f"{system}: measured", flush=True)
+    found = {n: json.loads((a.out / n / MEASURED).read_text()) for n in a.systems if (a.out / n / MEASURED).is_file()}
+    if not found:
+        raise SystemExit(f"nothing is measured in {a.out}")
+    text = table(found)
+    (a.out / "table.md").write_text(text)
+    print(text)
+
+
+def at_hand(system: str, a: argparse.Namespace) -> tuple[Run, Recipe]:
+    """The system's run, trained, and its recipe; of the diffusion prior MVAE's run and the new recipe."""
+    name = "mvae" if system == PRIOR else system
+    weights = {"label": a.label_weight}
+    run = trained_run(
+        Settings(name, data=a.data, root=a.root, dim=a.dim, epochs=a.epochs, weights=weights, seed=a.seed),
+        a.out / name,
+        a.device,
+    )
+    print(f"{name}: trained", flush=True)
+    if system != PRIOR:
+        return run, run.recipe
+    recipe = with_prior(run.recipe, DiffusionPrior(a.dim, steps=12), a.prior_epochs)
+    folder = a.out / system / "model"
+    if folder.is_dir():
+        load(folder, recipe=recipe)
+    else:
+        fit(
+            recipe,
+            run.splits.train,
+            seed=a.seed,
+            folder=a.out / system / "fit",
+            resume=True,
+            accelerator=a.device,
+            progress=False,
+        )
+        save(recipe, folder)
+    for module in recipe.modules.values():
+        module.to(a.device)
+    return run, recipe
+
+
+def measured(run: Run, recipe: Recipe, a: argparse.Namespace) -> dict[str, Any]:
+    """Everything of one system."""
+    judges = train_judges(run.splits, a.judge_epochs, folder=a.out / "judges", device=a.device)
+    test, label, pair = run.test_rows(a.rows), str(run.splits.label), (recipe.model, recipe.guide)
+    others = [m for m in test.names if m != label]
+    joint = joint_coherence(*pair, judges, recipe.modalities, a.rows, means=recipe.means)
+    return {
+        "settings": {"epochs": a.epochs, "prior epochs": a.prior_epochs, "dim": a.dim, "seed": a.seed, "rows": a.rows},
+        "judges": {m: s.value for m, s in judges.accuracy.items()},
+        "classification": classification(*pair, test, label, k=a.draws),
+        "joint_coherence": {"value": joint.value, "se": joint.se},
+        "generation": samples(recipe, judges, test),
+        "retrieval": retrieval(*pair, test, label) if len(others) > 1 else [],
+        "sharpness": sharpness(recipe, judges, test),
+    }
+
+
+def sharpness(recipe: Recipe, judges: Judges, test: Batch) -> dict[str, float]:
+    """Of every image modality the mean squared Laplacian of draws from the prior over that of real images."""
+    nothing = Batch.missing(recipe.modalities, len(test)).to(test.device)
+    found = {}
+    for m in (m for m in judges.names if test.x[m].dim() in (3, 4)):
+        drawn = (generate(recipe.model, recipe.guide, b, seed=i)[m] for i, b in enumerate(nothing.blocks(250)))
+        made = torch.cat([typical(px)[0] for px in drawn])
+        found[m] = (laplacian(made) / laplacian(test.x[m])).item()
+    return found
+
+
+def laplacian(x: Tensor) -> Tensor:
+    """Mean square of the discrete Laplacian of x `(N, [C,] H, W)`."""
+    kernel = x.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])[None, None]
+    return conv2d(x.reshape(-1, 1, *x.shape[-2:]).float(), kernel).square().mean()
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """Markdown, a column for every system."""
+    first, systems = next(iter(found.values())), list(found.values())
+    about = ", ".join(f"{k} {v}" for k, v in first["settings"].items())
+    judges = ", ".join(f"{m} {100 * v:.1f}" for m, v in first["judges"].items())
+    named = [["accuracy of the label (%)", *found]]
+    for i, e in enumerate(first["classification"]):
+        each = [f["classification"][i] for f in systems]
+        what = f"{', '.join(e['given'])}; noise {e['noise']:g}"
+        named.append([what, *(f"{100 * c['accuracy']:.1f} ± {100 * c['se']:.1f}" for c in each)])
+    joint = [f["joint_coherence"] for f in systems]
+    drawn = [
+        ["draws from the prior", *found],
+        ["coherence (%)", *(f"{100 * j['value']:.1f} ± {100 * j['se']:.1f}" for j in joint)],
+    ]
+    for m in first["generation"]:
+        for key in ("frechet", "kernel", "precision", "recall"):
+            drawn.append([f"{m}: {key}", *(f"{f['generation'][m][key]:.3g}" for f in systems)])
+        if m in first["sharpness"]:
+            drawn.append([f"{m}: sharpness", *(f"{f['sharpness'][m]:.2f}" for f in systems)])
+    lines = [f"{about}; judges' own accuracy (%): {judges}.", "", *markdown(named), "", *markdown(drawn), ""]
+    return "\n".join(
+        [*lines, *(markdown([["retrieval (%)", *found], *retrieved(systems)]) if first["retrieval"] else [])]
+    )
+
+
+def retrieved(systems: list[dict[str, Any]]) -> list[list[str]]:
+    """R@1 and mean average precision in every direction, with their intervals."""
+    rows = []
+    for i, e in enumerate(systems[0]["retrieval"]):
+        way = f"{', '.join(e['given'])} to {', '.join(e['of'])}"
+        each = [f["retrieval"][i] for f in systems]
+        rows.append([f"{way}: R@1", *(interval(r["recall"]["1"]) for r in each)])
+        rows.append([f"{way}: mAP", *(interval(r["mean_precision"]) for r in each)])
+    return rows
+
+
+def interval(m: dict[str, float]) -> str:
+    """A share in per cent, and its interval."""
+    return f"{100 * m['value']:.1f} ({100 * m['low']:.1f} to {100 * m['high']:.1f})"
+
+
+if __name__ == "__main__":
+    main()
