@@ -103,8 +103,12 @@ def measured(s: Settings, a: argparse.Namespace) -> None:
 
 
 def by_number(entries: list[dict[str, Any]], label: str) -> dict[str, float]:
-    """Mean accuracy of everything generated but the label, by the number of modalities given (the label is none)."""
-    wanted = [e for e in entries if e["target"] != label and label not in e["given"]]
+    """Mean accuracy of what is generated, by the number of modalities given; the label is one if there are four others
+    at most, as in quadrants and a label.
+    """
+    names = {e["target"] for e in entries} | {m for e in entries for m in e["given"]}
+    hidden = label if len(names - {label}) > 4 else None
+    wanted = [e for e in entries if e["target"] != hidden and hidden not in e["given"]]
     sizes = sorted({len(e["given"]) for e in wanted})
     return {str(n): statistics.mean(e["accuracy"] for e in wanted if len(e["given"]) == n) for n in sizes}
 

@@ -7,9 +7,8 @@
 Trains MVAE, MoPoE, MMVAE+, JMVAE-GAN and MLD (a folder OUT/SYSTEM each, resumed where it stood), and fits a diffusion
 prior to MVAE.  Of each: accuracy of the label from every set of the other modalities under four levels of noise;
 coherence of draws, their Frechet and kernel distance, precision and recall in the features of autoencoders of the data;
-retrieval in every direction with bootstrap intervals; sharpness of images and spectra, their mean squared Laplacian over
-that of real ones.
-Writes OUT/SYSTEM/fusion.json and OUT/table.md.
+retrieval in every direction with bootstrap intervals; sharpness of images and spectra, their mean squared Laplacian
+over that of real ones.  Writes OUT/SYSTEM/fusion.json and OUT/table.md.
 """
 
 from __future__ import annotations
