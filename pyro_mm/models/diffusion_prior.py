@@ -89,8 +89,9 @@ class Averaged(nn.Module):
 class DiffusionPrior(nn.Module):
     """p(z) by the probability flow of a diffusion, `Diffused`: an exact density for every network, if a dear one.
 
-    It is not fitted by its density but by `bound`, the evidence bound of the diffusion: `with_prior` knows that, and
-    so may an objective of yours.  Unfitted it is N(0, I).  Fitted to latents of about unit scale it learns fastest.
+    It is not fitted by its density: `with_prior` takes `denoising`, the velocity's squared error, and an objective that
+    trains everything at once may take `bound`, the evidence bound of the diffusion, in place of p(z).  Unfitted it is
+    N(0, I).  Latents of about unit scale are learnt fastest.
 
         better = with_prior(recipe, DiffusionPrior(dim), epochs=100)
         fit(better, data)

@@ -94,6 +94,17 @@ def test_the_mean_of_the_weights_is_what_it_uses() -> None:
     assert not any(p.requires_grad for p in mean.mean.parameters())
 
 
+def test_its_bound_trains_the_network_and_is_exact_before_that() -> None:
+    torch.manual_seed(0)
+    prior = DiffusionPrior(2, width=8).double().train()
+    z = torch.randn(4000, 2, dtype=D)
+    bound = prior.bound().log_prob(z)
+    normal = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
+    assert abs((bound - normal).mean()) < 4 * (bound - normal).std() / 4000**0.5
+    bound.mean().backward()
+    assert prior.velocity.net.leave[-1].weight.grad.abs().sum() > 0 and int(prior.velocity.steps) == 1
+
+
 def test_rows_with_nothing_present_teach_it_nothing() -> None:
     torch.manual_seed(0)
     prior = DiffusionPrior(2, width=8)
