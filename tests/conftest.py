@@ -65,7 +65,9 @@ def shared_by(nodeid: str) -> str:
     """What tests that belong together have in common."""
     file, _, test = nodeid.partition("::")
     if file.endswith("battery.py") and "[" in test:
-        return f"{file}::{test.partition('[')[2].rstrip(']').partition('-')[0]}"
+        system, *more = test.partition("[")[2].rstrip("]").split("-")
+        guide = more[-1] if more and not more[-1].isdigit() else system  # [model-guide], or [system-modalities]
+        return f"{file}::{guide}"
     return file if _has_fixtures_of_its_own(file) else nodeid
 
 
