@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from pyro_mm.batch import Batch
-from pyro_mm.evaluation import generate, joint_coherence
-from pyro_mm.evaluation.coherence import typical
+from pyro_mm.evaluation import joint_coherence
+from pyro_mm.evaluation.coherence import generated
 from pyro_mm.files import write_json
 from pyro_mm.judges import Judges, train_judges
 from pyro_mm.models import DiffusionPrior
@@ -35,7 +35,7 @@ from pyro_mm.runs import Run
 from pyro_mm.settings import Settings
 from pyro_mm.storage import load, save
 from pyro_mm.tables import markdown
-from pyro_mm.tasks import classification, retrieval, samples
+from pyro_mm.tasks import classification, interval, retrieval, samples
 from pyro_mm.training import fit
 
 PRIOR = "mvae_diffusion"
@@ -128,8 +128,8 @@ def sharpness(recipe: Recipe, judges: Judges, test: Batch) -> dict[str, float]:
     nothing = Batch.missing(recipe.modalities, len(test)).to(test.device)
     found = {}
     for m in (m for m in judges.names if test.x[m].dim() in (3, 4)):
-        drawn = (generate(recipe.model, recipe.guide, b, seed=i)[m] for i, b in enumerate(nothing.blocks(250)))
-        made = torch.cat([typical(px)[0] for px in drawn])
+        drawn = generated(recipe.model, recipe.guide, nothing, [m], means=recipe.means)
+        made = torch.cat([values[m][0] for _, values in drawn])
         found[m] = (laplacian(made) / laplacian(test.x[m])).item()
     return found
 
@@ -175,11 +175,6 @@ def retrieved(systems: list[dict[str, Any]]) -> list[list[str]]:
         rows.append([f"{way}: R@1", *(interval(r["recall"]["1"]) for r in each)])
         rows.append([f"{way}: mAP", *(interval(r["mean_precision"]) for r in each)])
     return rows
-
-
-def interval(m: dict[str, float]) -> str:
-    """A share in per cent, and its interval."""
-    return f"{100 * m['value']:.1f} ({100 * m['low']:.1f} to {100 * m['high']:.1f})"
 
 
 if __name__ == "__main__":

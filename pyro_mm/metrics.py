@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
-from math import isnan
+from pathlib import Path
 from typing import Any
 
 from pyro_mm import storage
 from pyro_mm.evaluation.coherence import cross_accuracy, joint_coherence
+from pyro_mm.evaluation.collapse import finite
 from pyro_mm.evaluation.frechet import rank
 from pyro_mm.files import BadFile, read_json, write_json
 from pyro_mm.judges import Judges, train_judges
@@ -17,10 +18,9 @@ from pyro_mm.results import percent
 from pyro_mm.runs import METRICS, Run
 from pyro_mm.tables import aligned
 
-__all__ = ["KNOWN", "evaluate_metrics", "heading", "known", "metrics_table"]
+__all__ = ["KNOWN", "earlier", "evaluate_metrics", "heading", "known", "metrics_table"]
 
 FORMAT = 1
-HEAD = ("format", "variant", "data_fingerprint", "versions", "rows", "seed", "means", "judges")
 KNOWN = ("likelihood", "coherence", "rank")
 WORDS = ("none", "one", "two", "three", "four", "five", "six")
 
@@ -71,7 +71,8 @@ def evaluate_metrics(
     if judges is None:
         judges = train_judges(run.splits, folder=folder, device=test.device, tell=tell)
     judges.to(test.device)
-    found = _head(run, judges, len(test), seed)
+    head = _head(run, judges, len(test), seed)
+    found = dict(head)
     pair = (run.recipe.model, run.recipe.guide, judges)
     options: dict[str, Any] = {"means": run.recipe.means, "seed": seed}
     if "coherence" in which:
@@ -85,7 +86,7 @@ def evaluate_metrics(
     if "rank" in which:
         tell("Frechet distances")
         found["rank"] = {m: r.to_json() for m, r in rank(*pair, test, **options).items()}
-    write_json(run.folder / METRICS, {**_earlier(run, found), **found})
+    write_json(run.folder / METRICS, {**earlier(run.folder / METRICS, head), **found})
     return found
 
 
@@ -107,19 +108,17 @@ def heading(run: Run, rows: int, seed: int) -> dict[str, Any]:
 def _head(run: Run, judges: Judges, rows: int, seed: int) -> dict[str, Any]:
     """What was measured, and by whom."""
     return heading(run, rows, seed) | {
-        "judges": {
-            m: {"accuracy": _or_none(p.value), "se": _or_none(p.se), "n": p.n} for m, p in judges.accuracy.items()
-        },
+        "judges": {m: {"accuracy": finite(p.value), "se": finite(p.se), "n": p.n} for m, p in judges.accuracy.items()},
     }
 
 
-def _earlier(run: Run, found: dict[str, Any]) -> dict[str, Any]:
-    """The run's metrics file, if it was made in the same way."""
+def earlier(path: Path, head: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file of measurements holds, if it begins with the same facts; else nothing."""
     try:
-        there = read_json(run.folder / METRICS)
+        there: dict[str, Any] = read_json(path)
     except (BadFile, OSError):
         return {}
-    return there if all(there.get(k) == found[k] for k in HEAD) else {}
+    return there if all(there.get(k) == v for k, v in head.items()) else {}
 
 
 def metrics_table(found: dict[str, Any]) -> str:
@@ -164,11 +163,6 @@ def _ranks(found: dict[str, dict[str, Any]]) -> list[str]:
 def _padded(lines: Sequence[str]) -> list[str]:
     width = max(map(len, lines))
     return [line.ljust(width) for line in lines]
-
-
-def _or_none(value: float) -> float | None:
-    """JSON has no nan."""
-    return None if isnan(value) else value
 
 
 def _percent(share: float | None) -> str:

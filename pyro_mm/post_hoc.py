@@ -9,6 +9,7 @@ log_marginal(better.model, better.guide, batch)     # the likelihood under the n
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 from pyro import poutine
@@ -44,7 +45,9 @@ def with_prior(recipe: Recipe, prior: nn.Module, epochs: int = 20, lr: float | N
         TypeError: the model has no module `prior`.
         ValueError: the prior has no parameters of its own to fit.
     """
-    model, guide = _with(recipe.model, prior), backed(recipe.guide, prior)
+    if not isinstance(getattr(recipe.model, "prior", None), nn.Module):
+        raise TypeError(f"{type(recipe.model).__name__} has no module `prior` that could be replaced")
+    model, guide = _with(recipe.model, prior=prior), backed(recipe.guide, prior)
     fixed = {id(p) for part in (recipe.model, recipe.guide) if isinstance(part, nn.Module) for p in part.parameters()}
     own = nn.ParameterList([p for p in prior.parameters() if id(p) not in fixed])
     if not len(own):
@@ -53,18 +56,7 @@ def with_prior(recipe: Recipe, prior: nn.Module, epochs: int = 20, lr: float | N
         stage = Stage(denoising(Shared(guide), prior.velocity), epochs, prior, "prior fit", lr)
     else:
         stage = Stage(kl(Shared(guide), Prior(prior), analytic=False), epochs, own, "prior fit", lr)
-    named: Any = {"model": model, "guide": recipe.guide}
-    return Recipe(
-        f"{recipe.name} with {type(prior).__name__}",
-        model,
-        guide,
-        stages=[stage],
-        modules={k: v for k, v in named.items() if isinstance(v, nn.Module)},
-        modalities=recipe.modalities,
-        config=recipe.config,
-        paper=recipe.paper,
-        means=recipe.means,
-    )
+    return _changed(recipe, f"{recipe.name} with {type(prior).__name__}", model, guide, stage)
 
 
 def with_decoder(recipe: Recipe, decoder: DiffusionDecoder, epochs: int = 20, lr: float | None = None) -> Recipe:
@@ -88,22 +80,10 @@ def with_decoder(recipe: Recipe, decoder: DiffusionDecoder, epochs: int = 20, lr
         raise TypeError(f"{type(recipe.model).__name__} has no `decoders` of which one could be replaced")
     if name not in decoders:
         raise ValueError(f"there is no decoder of '{name}' to replace, only of {list(decoders)}")
-    model: Any = copy.copy(recipe.model)
-    model._modules = {**model._modules, "decoders": nn.ModuleDict({**decoders, name: decoder})}
+    model = _with(recipe.model, decoders=nn.ModuleDict({**decoders, name: decoder}))
     model.no_likelihood = f"the decoder of '{name}' is a diffusion, which draws images only"
     stage = Stage(denoising_data(recipe.guide, decoder, name), epochs, decoder, "decoder fit", lr)
-    named: Any = {"model": model, "guide": recipe.guide}
-    return Recipe(
-        f"{recipe.name} with a diffusion for {name}",
-        model,
-        recipe.guide,
-        stages=[stage],
-        modules={k: v for k, v in named.items() if isinstance(v, nn.Module)},
-        modalities=recipe.modalities,
-        config=recipe.config,
-        paper=recipe.paper,
-        means=recipe.means,
-    )
+    return _changed(recipe, f"{recipe.name} with a diffusion for {name}", model, recipe.guide, stage)
 
 
 class Shared(Verb):
@@ -114,10 +94,17 @@ class Shared(Verb):
             return self.program(batch)
 
 
-def _with(model: Any, prior: nn.Module) -> Any:
-    """A copy of the model that shares all its modules but p(z)."""
-    if not isinstance(getattr(model, "prior", None), nn.Module):
-        raise TypeError(f"{type(model).__name__} has no module `prior` that could be replaced")
+def _with(model: Any, **parts: nn.Module) -> Any:
+    """A copy of the model that shares all its modules but these."""
     new = copy.copy(model)
-    new._modules = {**model._modules, "prior": prior}
+    new._modules = {**model._modules, **parts}
     return new
+
+
+def _changed(recipe: Recipe, name: str, model: Any, guide: Any, stage: Stage) -> Recipe:
+    """The recipe with another model and guide, to be trained by this stage; saved are the model's modules and those of
+    the recipe's own guide.
+    """
+    pair = {"model": model, "guide": recipe.guide}
+    modules = {k: v for k, v in pair.items() if isinstance(v, nn.Module)}
+    return replace(recipe, name=name, model=model, guide=guide, objective=None, stages=[stage], modules=modules)

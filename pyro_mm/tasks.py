@@ -10,20 +10,20 @@ import torch
 
 from pyro_mm.batch import Batch
 from pyro_mm.data.corrupt import corrupted
-from pyro_mm.evaluation.coherence import CHUNK, Proportion, classes_of, conditions, typical
+from pyro_mm.evaluation.coherence import CHUNK, Proportion, classes_of, conditions, decoded, generated
+from pyro_mm.evaluation.collapse import finite
 from pyro_mm.evaluation.frechet import frechet, split_half
-from pyro_mm.evaluation.generation import generate
 from pyro_mm.evaluation.retrieval import retrieve
 from pyro_mm.evaluation.sample_quality import kernel_distance, precision_recall
 from pyro_mm.files import write_json
 from pyro_mm.handlers import Program
 from pyro_mm.judges import Judges, train_judges
-from pyro_mm.metrics import heading
+from pyro_mm.metrics import earlier, heading
 from pyro_mm.recipe import Recipe
 from pyro_mm.runs import TASKS, Run
 from pyro_mm.tables import aligned
 
-__all__ = ["KNOWN", "LEVELS", "classification", "evaluate_tasks", "retrieval", "samples", "tasks_table"]
+__all__ = ["KNOWN", "LEVELS", "classification", "evaluate_tasks", "interval", "retrieval", "samples", "tasks_table"]
 
 KNOWN = ("classification", "generation", "retrieval")
 LEVELS = (0.0, 0.25, 0.5, 1.0)
@@ -76,13 +76,12 @@ def spoilt(batch: Batch, label: str, level: float, seed: int = 0) -> Batch:
 
 
 def named(model: Program, guide: Program, batch: Batch, label: str, k: int, seed: int) -> torch.Tensor:
-    """The most probable class of every row `(N,)`, from k draws."""
-    step = max(1, CHUNK * 8 // k)
-    parts = []
-    for i, block in enumerate(batch.blocks(step)):
-        p = generate(model, guide, block, k, seed=seed * 1_000_003 + i)[label].probs  # type: ignore[attr-defined]
-        parts.append(p.mean(0).argmax(-1))
-    return torch.cat(parts)
+    """The most probable class of every row `(N,)`, from k draws.
+
+    What `classify_plug_in` says, without scoring the draws: a diffusion's density costs far more than they do.
+    """
+    blocks = decoded(model, guide, batch, [label], k, seed=seed, chunk=8 * CHUNK)
+    return torch.cat([made[label].probs.mean(0).argmax(-1) for _, made, _ in blocks])  # type: ignore[attr-defined]
 
 
 def samples(recipe: Recipe, judges: Judges, test: Batch, seed: int = 0) -> dict[str, Any]:
@@ -93,10 +92,10 @@ def samples(recipe: Recipe, judges: Judges, test: Batch, seed: int = 0) -> dict[
     """
     nothing = Batch.missing(recipe.modalities, len(test)).to(test.device)
     made: dict[str, list[torch.Tensor]] = {m: [] for m in judges.names}
-    for i, block in enumerate(nothing.blocks(CHUNK)):
-        out = generate(recipe.model, recipe.guide, block, 1, means=recipe.means, seed=seed * 1_000_003 + i)
+    drawn = generated(recipe.model, recipe.guide, nothing, judges.names, means=recipe.means, seed=seed)
+    for _, values in drawn:
         for m in judges.names:
-            made[m].append(judges.features(m, typical(out[m])[0]))
+            made[m].append(judges.features(m, values[m][0]))
     found = {}
     for m, parts in made.items():
         real, fake = judges.features(m, test.x[m][test.mask[m]]), torch.cat(parts)
@@ -106,7 +105,7 @@ def samples(recipe: Recipe, judges: Judges, test: Batch, seed: int = 0) -> dict[
             "frechet": frechet(real, fake),
             "frechet_halves": split_half(real),
             "kernel": kernel,
-            "kernel_se": None if error != error else error,
+            "kernel_se": finite(error),
             "precision": pr.precision,
             "recall": pr.recall,
             "n": len(fake),
@@ -137,6 +136,8 @@ def evaluate_tasks(
 ) -> dict[str, Any]:
     """Measure a run on its test rows (the first `rows` of them) and write `tasks.json`.
 
+    What the file has of other tasks, measured in the same way, stays in it.
+
     Raises:
         ValueError: an unknown task, or none of what it needs: a label, or two modalities beside it.
     """
@@ -146,7 +147,8 @@ def evaluate_tasks(
     pair = run.recipe.model, run.recipe.guide
     if label is None and set(which) - {"retrieval"}:
         raise ValueError(f"data set '{run.settings.data}' has no label, which classification and generation need")
-    found: dict[str, Any] = heading(run, len(test), seed)
+    head = heading(run, len(test), seed) | {"levels": list(levels), "draws": draws}
+    found: dict[str, Any] = dict(head)
     if "classification" in which:
         tell("classification")
         found["classification"] = classification(*pair, test, str(label), levels, draws, seed)
@@ -159,7 +161,7 @@ def evaluate_tasks(
             raise ValueError("retrieval needs two modalities beside the label")
         tell("retrieval")
         found["retrieval"] = retrieval(*pair, test, label, seed)
-    write_json(run.folder / TASKS, found)
+    write_json(run.folder / TASKS, {**earlier(run.folder / TASKS, head), **found})
     return found
 
 
@@ -198,15 +200,16 @@ def _accuracies(found: dict[str, Any]) -> list[str]:
 def _retrieved(entries: list[dict[str, Any]]) -> list[str]:
     rows = [["query -> found", "R@1", "R@5", "R@10", "median rank", "mAP", "gallery"]]
     for e in entries:
-        recall = [_interval(e["recall"].get(k)) for k in ("1", "5", "10")]
+        recall = [interval(e["recall"].get(k)) for k in ("1", "5", "10")]
         rank = e["median_rank"]
         shown = "-" if rank is None else f"{rank['value']:.0f}"
         direction = f"{', '.join(e['given'])} -> {', '.join(e['of'])}"
-        rows.append([direction, *recall, shown, _interval(e["mean_precision"]), f"{e['gallery']:,}"])
+        rows.append([direction, *recall, shown, interval(e["mean_precision"]), f"{e['gallery']:,}"])
     return aligned(rows)
 
 
-def _interval(m: dict[str, float] | None) -> str:
+def interval(m: dict[str, float] | None) -> str:
+    """A share, and the ends of its interval."""
     return "-" if m is None else f"{100 * m['value']:.1f} % ({100 * m['low']:.1f} to {100 * m['high']:.1f})"
 
 

@@ -13,7 +13,7 @@ from pyro_mm import variants
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation import generate, log_marginal
 from pyro_mm.guides import product_of_experts
-from pyro_mm.models import FlowPrior, GaussianMixture, VampPrior
+from pyro_mm.models import DiffusionPrior, FlowPrior, GaussianMixture, VampPrior
 from pyro_mm.post_hoc import with_prior
 from pyro_mm.recipe import Recipe
 from pyro_mm.storage import load, save
@@ -81,19 +81,21 @@ def priors(recipe: Recipe) -> dict[str, nn.Module]:
         "mixture": GaussianMixture(2, 4),
         "flow": FlowPrior(2, 2, (16,)),
         "vamp": VampPrior(encoders, product_of_experts, 8),
+        "diffusion": DiffusionPrior(2, width=32, blocks=1, steps=8),
     }
 
 
-@pytest.mark.parametrize("kind", ["mixture", "flow", "vamp"])
+@pytest.mark.parametrize("kind", ["mixture", "flow", "vamp", "diffusion"])
 def test_the_prior_moves_alone_and_the_data_become_likelier(kind: str) -> None:
     _, recipe, batch = trained()
     before = {n: p.clone() for part in recipe.modules.values() for n, p in part.named_parameters()}
     new = with_prior(recipe, priors(recipe)[kind].double())
-    start = log_marginal(new.model, new.guide, batch, 500, seed=0).estimate.mean()
-    steps(new, batch, 60, 0.05)
+    k = 20 if kind == "diffusion" else 500  # its density is dear
+    start = log_marginal(new.model, new.guide, batch, k, seed=0).estimate.mean()
+    steps(new, batch, *((500, 0.01) if kind == "diffusion" else (60, 0.05)))
     after = {n: p for part in recipe.modules.values() for n, p in part.named_parameters()}
     assert all(torch.equal(before[n], after[n]) for n in before)
-    ev = log_marginal(new.model, new.guide, batch, 500, seed=0)
+    ev = log_marginal(new.model, new.guide, batch, k, seed=0)
     assert ev.estimate.mean() > start + 0.2
     assert ev.estimate[~batch.present()].abs().max() < 1e-12
     assert new.model.decoders["a"] is recipe.model.decoders["a"] and recipe.model.prior is not new.model.prior

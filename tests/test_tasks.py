@@ -69,6 +69,10 @@ def test_the_command_writes_and_prints_them(run, tmp_path, capsys) -> None:
     assert image["n"] == 80 and image["frechet"] > image["frechet_halves"] > 0
     assert 0 <= image["precision"] <= 1 and 0 <= image["recall"] <= 1 and image["kernel"] > 0
     assert [e["noise"] for e in written["classification"]] == [0.0, 0.25, 0.5, 1.0]
+    evaluate_tasks(run, ["classification"], 80)
+    assert json.loads((run.folder / "tasks.json").read_text()) == written  # the other task stays
+    evaluate_tasks(run, ["classification"], 80, draws=2)
+    assert "generation" not in json.loads((run.folder / "tasks.json").read_text())
 
 
 def test_retrieval_goes_in_every_direction() -> None:

@@ -62,7 +62,7 @@ def add(commands: Any) -> None:
 
 def _fill(p: Parser) -> None:
     add_run(p)
-    names = "likelihood, coherence, rank, or several with commas (default: likelihood)"
+    names = "likelihood, coherence, rank, or several with commas (default: likelihood, unless --tasks)"
     p.add_argument("--metrics", metavar="NAMES", help=names)
     p.add_argument("--tasks", metavar="NAMES", help="classification, generation, retrieval, or several with commas")
     p.add_argument("--judges", metavar="DIR", help="where the classifiers are kept (default: in the cache folder)")
@@ -80,10 +80,9 @@ def run(arguments: argparse.Namespace) -> int:
     from pyro_mm.metrics import known
     from pyro_mm.tasks import KNOWN
 
-    tasks = known(arguments.tasks, KNOWN, "task") if arguments.tasks is not None else []
-    default = "" if tasks else "likelihood"  # tasks alone are asked for
-    asked = default if arguments.metrics is None else arguments.metrics
-    which = known(asked) if asked or not tasks else []
+    tasks = [] if arguments.tasks is None else known(arguments.tasks, KNOWN, "task")
+    default = [] if tasks else ["likelihood"]
+    which = default if arguments.metrics is None else known(arguments.metrics)
     run = opened(arguments)
     if "likelihood" in which:
         _likelihoods(run, arguments)

@@ -189,6 +189,24 @@ def generated(
     chunk: int = CHUNK,
 ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
     """Values `(k, n, *shape)` of these modalities given what is present, a block of rows at a time."""
+    for where, made, own in decoded(model, guide, batch, names, k, means=means, seed=seed, chunk=chunk):
+        with evaluating(model, guide, seed=own, stream="observations"):
+            values = {m: made[m].sample() if sample else typical(made[m]) for m in names}
+        yield where, values
+
+
+def decoded(
+    model: Program,
+    guide: Program,
+    batch: Batch,
+    names: Sequence[str],
+    k: int = 1,
+    *,
+    means: Sequence[str] = (),
+    seed: int = 0,
+    chunk: int = CHUNK,
+) -> Iterator[tuple[slice, dict[str, Any], int]]:
+    """`generate` a block of rows at a time: where, the distributions `(k, n)`, and the block's seed."""
     step = max(1, chunk // k)
     for block, start in enumerate(range(0, len(batch), step)):
         where = slice(start, min(start + step, len(batch)))
@@ -196,9 +214,7 @@ def generated(
         made = generate(model, guide, batch[where], k, means=means, seed=own)
         if lacking := [m for m in names if m not in made]:
             raise ValueError(f"the model generates no {lacking}; it generates {list(made)}")
-        with evaluating(model, guide, seed=own, stream="observations"):
-            values = {m: made[m].sample() if sample else typical(made[m]) for m in names}
-        yield where, values
+        yield where, made, own
 
 
 def device_of(*programs: Program) -> torch.device:

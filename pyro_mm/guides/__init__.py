@@ -14,6 +14,7 @@ from pyro_mm.guides.fusion import (
     product_of_posteriors,
 )
 from pyro_mm.guides.joint_encoder import Concatenation, JointEncoder
+from pyro_mm.guides.latent_diffusion import LatentDiffusion
 from pyro_mm.guides.messages import Attention, Messages, mean_of_messages, sum_of_messages
 from pyro_mm.guides.peers import Borrowing, Peers
 from pyro_mm.guides.pooling import (
@@ -50,6 +51,7 @@ __all__ = [
     "Experts",
     "FlowSurrogate",
     "JointEncoder",
+    "LatentDiffusion",
     "Messages",
     "OverSubsets",
     "Peers",

@@ -12,50 +12,10 @@ from torch import Tensor, nn
 from pyro_mm.batch import Batch
 from pyro_mm.distributions import Diffused, Normal
 from pyro_mm.modality import Modality, names_of
+from pyro_mm.models.joint import presence
+from pyro_mm.models.standardised import Scaler
 
-__all__ = ["Codes", "LatentDiffusion", "Restored", "Scaler", "Together"]
-
-
-class Scaler(nn.Module):
-    """Codes brought to mean 0 and variance 1 over all rows that were seen in training mode.
-
-    Running sums, not a batch's own moments: rows do not depend on each other, and what is masked counts nowhere.
-    """
-
-    count: Tensor
-    mean: Tensor
-    square: Tensor
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.register_buffer("count", torch.zeros(()))
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("square", torch.zeros(dim))  # sum of squared deviations
-
-    @property
-    def scale(self) -> Tensor:
-        """The standard deviations `(D,)`; 1 before there were two rows."""
-        return torch.where(self.count > 1, (self.square / (self.count - 1).clamp(min=1)).sqrt().clamp(min=1e-4), 1.0)
-
-    def forward(self, code: Tensor) -> Tensor:
-        """Codes `(..., D)` as a diffusion sees them."""
-        return (code - self.mean) / self.scale
-
-    def restored(self, z: Tensor) -> Tensor:
-        """The other way."""
-        return self.mean + self.scale * z
-
-    @torch.no_grad()
-    def learn(self, code: Tensor, rows: Tensor) -> None:
-        """Take codes `(N, D)` of these rows `(N,)` into mean and variance (Chan et al. 1979)."""
-        new = torch.where(rows[:, None], code, 0.0)
-        n = rows.sum().to(code.dtype)
-        mean = new.sum(0) / n.clamp(min=1)
-        square = torch.where(rows[:, None], new - mean, 0.0).square().sum(0)
-        count, delta = self.count + n, mean - self.mean
-        self.square += square + delta.square() * self.count * n / count.clamp(min=1)
-        self.mean += delta * n / count.clamp(min=1)
-        self.count.copy_(count)
+__all__ = ["Codes", "LatentDiffusion", "Learnt", "side_by_side"]
 
 
 class Codes(nn.Module):
@@ -84,11 +44,8 @@ class Codes(nn.Module):
         parts = []
         for m, size in self.sizes.items():
             seen = m in batch.x and m not in batch.hidden
-            like = next(iter(batch.x.values()))
-            parts.append(self.code(m, batch.x[m]) if seen else self._blank(m, len(like), size))
-        never = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
-        masks = torch.broadcast_tensors(*(batch.mask.get(m, never) for m in self.sizes))
-        there = torch.stack(masks, -1)
+            parts.append(self.code(m, batch.x[m]) if seen else self._blank(m, len(batch), size))
+        there = torch.stack(torch.broadcast_tensors(*(presence(batch, m) for m in self.sizes)), -1)
         wide = there.repeat_interleave(torch.tensor(list(self.sizes.values()), device=there.device), -1)
         return torch.where(wide, torch.cat(parts, -1), 0.0), wide, there
 
@@ -162,29 +119,6 @@ class LatentDiffusion(nn.Module):
     def forward(self, batch: Batch) -> None:
         with pyro.plate("data", len(batch), dim=-1):
             pyro.sample("z", self.posterior(batch))
-
-
-class Together(nn.Module):
-    """A velocity that is told an angle for every modality, at one angle for all: the joint diffusion."""
-
-    def __init__(self, velocity: nn.Module, count: int) -> None:
-        super().__init__()
-        self.velocity, self.count = velocity, count
-
-    def forward(self, z: Tensor, angle: Tensor) -> Tensor:
-        return self.velocity(z, angle.expand(*angle.shape[:-1], self.count))  # type: ignore[no-any-return]
-
-
-class Restored(nn.Module):
-    """The decoder of a modality, from its part of z."""
-
-    def __init__(self, decoder: nn.Module, scaler: nn.Module, start: int, size: int) -> None:
-        super().__init__()
-        self.decoder, self.scaler, self.part = decoder, scaler, slice(start, start + size)
-
-    def forward(self, z: Tensor) -> Any:
-        scaler: Any = self.scaler
-        return self.decoder(scaler.restored(z[..., self.part]))
 
 
 def side_by_side(modalities: Sequence[Modality], dim: int | Mapping[str, int]) -> dict[str, int]:

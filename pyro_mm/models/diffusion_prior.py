@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pyro_mm.distributions import Diffused, DiffusedBound
 from pyro_mm.models.priors import StandardNormal
 
-__all__ = ["Averaged", "DiffusionPrior", "Velocity"]
+__all__ = ["Averaged", "DiffusionPrior", "Together", "Velocity"]
 
 FREQUENCIES = 8  # of the angle: cos(k phi), sin(k phi), k = 1..8
 
@@ -49,6 +49,17 @@ class Velocity(nn.Module):
             h = h + block(h + time)
         out: Tensor = self.leave(h)
         return out
+
+
+class Together(nn.Module):
+    """A velocity that is told an angle for every modality, at one angle for all: the joint diffusion."""
+
+    def __init__(self, velocity: nn.Module, count: int) -> None:
+        super().__init__()
+        self.velocity, self.count = velocity, count
+
+    def forward(self, z: Tensor, angle: Tensor) -> Tensor:
+        return self.velocity(z, angle.expand(*angle.shape[:-1], self.count))  # type: ignore[no-any-return]
 
 
 class Averaged(nn.Module):

@@ -88,9 +88,9 @@ class Adversarial(Term):
 
     def made(self, batch: Batch) -> Iterator[Tensor]:
         """G(z) of draws from the prior, and from the guide, `(N, *shape)`."""
-        yield _mean(run(self.model, batch)[self.name].fn)
+        yield run(self.model, batch)[self.name].fn.mean
         drawn = {n: site.value for n, site in run(self.guide, batch).items()}
-        yield _mean(replay(self.model, batch, drawn)[self.name].fn)
+        yield replay(self.model, batch, drawn)[self.name].fn.mean
 
     def formula(self) -> str:
         return f"(-E log D(G_{self.name}(z)))"
@@ -147,8 +147,3 @@ class Discrimination(Adversarial):
     def latex(self) -> str:
         g = rf"G_{{\mathrm{{{self.name}}}}}(z)"
         return rf"(-\mathbb{{E}} \log D(\mathrm{{{self.name}}}) - \mathbb{{E}} \log(1 - D({g})))"
-
-
-def _mean(fn: Any) -> Tensor:
-    mean: Tensor = fn.mean
-    return mean

@@ -42,7 +42,7 @@ class Leg:
         turns = stage.turns or (stage,)
         self.turns = [Turn(s, options, fabric, self.ranks, steps, alone=len(turns) == 1) for s in turns]
         self.raw = self.turns[0].raw
-        self.moving = {n: p for turn in self.turns for n, p in turn.moving.items()}
+        self.moving = {n: p for n, p in stage.objective.named_parameters() if p.requires_grad}
         self.parameters = list(self.moving.values())
         self.advance = progress_of(stage.objective)
         self.epoch = self.batch = 0
@@ -74,7 +74,7 @@ class Leg:
             counts: rows of the minibatch that count, and those of all ranks' together.
 
         Raises:
-            NonFiniteLoss: before any parameter has changed.
+            NonFiniteLoss: before any parameter has changed; of several turns, before those of the turn have.
         """
         batch = self._placed(batch)
         self.advance(self.progress)

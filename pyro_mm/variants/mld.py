@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from pyro_mm.guides.latent_diffusion import Codes, LatentDiffusion, Learnt, Restored, Together, side_by_side
+from pyro_mm.guides.latent_diffusion import Codes, LatentDiffusion, Learnt, side_by_side
 from pyro_mm.modality import Modality, decoders
 from pyro_mm.models import DiffusionPrior, Joint
-from pyro_mm.models.diffusion_prior import Averaged, Velocity
+from pyro_mm.models.diffusion_prior import Averaged, Together, Velocity
+from pyro_mm.models.standardised import Restored
 from pyro_mm.objectives import masked_denoising, nll
 from pyro_mm.recipe import Paper, Recipe, page
 from pyro_mm.training.stages import Stage

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_mm import variants
 from pyro_mm.batch import Batch
-from pyro_mm.evaluation import generate, log_marginal
 from pyro_mm.models import DiffusionPrior
 from pyro_mm.models.diffusion_prior import Averaged, Velocity
 from pyro_mm.objectives import denoising
-from pyro_mm.post_hoc import with_prior
 from tests.helpers.diffusions import KnownDiffusion
-from tests.helpers.oracle import LG
 
 D = torch.float64
 
@@ -26,9 +24,6 @@ class Rows(torch.nn.Module):
     names = ("x",)
 
     def forward(self, batch: Batch) -> None:
-        import pyro
-        import pyro.distributions as dist
-
         with pyro.plate("data", len(batch), dim=-1):
             pyro.sample("z", dist.Delta(batch.x["x"], event_dim=1))
 
@@ -118,44 +113,3 @@ def test_rows_with_nothing_present_teach_it_nothing() -> None:
         losses.append(objective(Batch._view({"x": value}, {"x": mask})))
     assert torch.equal(*losses)
     assert objective(Batch._view({"x": x}, {"x": torch.zeros(6, dtype=torch.bool)})) == 0
-
-
-def test_after_training_it_takes_the_place_of_the_prior() -> None:
-    """Two separate blobs of latents: draws keep off the middle, where N(0, I) has its peak, and data are likelier."""
-    torch.manual_seed(0)
-    lg = LG({"a": 3, "b": 2})
-    recipe = variants.mvae(lg.modalities(), 2)
-    noise = torch.Generator().manual_seed(1)
-    z = 2.0 * torch.sign(torch.randn(400, 1, generator=noise)) + 0.3 * torch.randn(400, 2, generator=noise)
-    model = lg.model()
-    for m, decoder in model.decoders.items():
-        recipe.model.decoders[m].load_state_dict({k: v.float() for k, v in decoder.state_dict().items()})
-    from tests.helpers.oracle import set_to_exact_experts
-
-    for module in recipe.modules.values():
-        module.double()
-    set_to_exact_experts(lg, recipe.guide.encoders)
-    z = z.double()
-    x = {
-        m: z @ lg.w[m].T + lg.b[m] + lg.s[m] * torch.randn(400, d, generator=noise, dtype=D) for m, d in lg.dims.items()
-    }
-    batch = Batch(x)
-    new = with_prior(recipe, DiffusionPrior(2, width=64, steps=12).double())
-    (stage,) = new.stages
-    assert {id(p) for p in stage.moving()} == {id(p) for p in new.model.prior.velocity.net.parameters()}
-    with stage.only_moving():
-        stage.set_modes()
-        optimiser = torch.optim.Adam(stage.moving(), 3e-3)
-        for _ in range(400):
-            optimiser.zero_grad()
-            stage.objective(batch).backward()
-            optimiser.step()
-    few = batch[torch.arange(20)]
-    old = log_marginal(recipe.model, recipe.guide, few, 500, seed=0).estimate.mean()
-    found = log_marginal(new.model, new.guide, few, 100, seed=0)
-    assert found.estimate.mean() > old + 0.3
-    nothing = Batch.missing(recipe.modalities, 1000)
-    assert set(generate(new.model, new.guide, nothing, 1, seed=0)) == {"a", "b"}
-    torch.manual_seed(0)
-    drawn = new.model.prior().sample((1000,))
-    assert (drawn[:, 0].abs() > 1).double().mean() > 0.95

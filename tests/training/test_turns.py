@@ -10,9 +10,9 @@ from torch import nn
 from pyro_mm import likelihoods, networks, variants
 from pyro_mm.modality import Modality
 from pyro_mm.objectives import Warmup, adversarial, discrimination, elbo
-from pyro_mm.training import Stage, fit, in_turn
+from pyro_mm.training import NonFiniteLoss, Stage, fit, in_turn
 from pyro_mm.training.leg import Leg
-from tests.helpers.training import Losses, data, pair, same, values
+from tests.helpers.training import At, Losses, data, pair, same, values
 
 
 class Critic(nn.Module):
@@ -100,6 +100,18 @@ def test_validation_watches_the_first_turn_and_gradients_are_switched_back_on() 
     assert row["validation"] == pytest.approx(divergence - sum(data_terms), rel=1e-5)
     assert repr(alternating.objective).startswith("in turn:  maximise") and not alternating.objective.training
     assert all(p.requires_grad for part in (model, guide, critic) for p in part.parameters())
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_a_parameter_of_any_turn_that_is_not_finite_stops_the_run(part) -> None:
+    _, alternating = stage(1)
+
+    def spoil(state) -> None:
+        with torch.no_grad():
+            next(iter(alternating.turns[part].chosen[0].parameters())).fill_(torch.nan)
+
+    with pytest.raises(NonFiniteLoss, match="the parameters are not finite after the last step"):
+        fit([alternating], data(), callbacks=[At(3, spoil)], **OPTIONS)
 
 
 def test_turns_that_make_no_sense() -> None:

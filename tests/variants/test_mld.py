@@ -8,8 +8,8 @@ import torch
 from pyro_mm import likelihoods, networks, variants
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation import NoLikelihood, encode, generate, log_marginal
-from pyro_mm.guides.latent_diffusion import Scaler
 from pyro_mm.modality import Modality
+from pyro_mm.models.standardised import Scaler
 from pyro_mm.objectives import masked_denoising
 from pyro_mm.training import fit
 
