@@ -110,7 +110,6 @@ def measured(run: Run, recipe: Recipe, a: argparse.Namespace) -> dict[str, Any]:
     """Everything of one system."""
     judges = train_judges(run.splits, a.judge_epochs, folder=a.out / "judges", device=a.device)
     test, label, pair = run.test_rows(a.rows), str(run.splits.label), (recipe.model, recipe.guide)
-    others = [m for m in test.names if m != label]
     joint = joint_coherence(*pair, judges, recipe.modalities, a.rows, means=recipe.means)
     return {
         "settings": {"epochs": a.epochs, "prior epochs": a.prior_epochs, "dim": a.dim, "seed": a.seed, "rows": a.rows},
@@ -118,7 +117,7 @@ def measured(run: Run, recipe: Recipe, a: argparse.Namespace) -> dict[str, Any]:
         "classification": classification(*pair, test, label, k=a.draws),
         "joint_coherence": {"value": joint.value, "se": joint.se},
         "generation": samples(recipe, judges, test),
-        "retrieval": retrieval(*pair, test, label) if len(others) > 1 else [],
+        "retrieval": retrieval(*pair, test, label),
         "sharpness": sharpness(recipe, judges, test),
     }
 
@@ -161,18 +160,17 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         if m in first["sharpness"]:
             drawn.append([f"{m}: sharpness", *(f"{f['sharpness'][m]:.2f}" for f in systems)])
     lines = [f"{about}; judges' own accuracy (%): {judges}.", "", *markdown(named), "", *markdown(drawn), ""]
-    return "\n".join(
-        [*lines, *(markdown([["retrieval (%)", *found], *retrieved(systems)]) if first["retrieval"] else [])]
-    )
+    return "\n".join([*lines, *markdown([["retrieval (%)", *found], *retrieved(systems)])])
 
 
 def retrieved(systems: list[dict[str, Any]]) -> list[list[str]]:
-    """R@1 and mean average precision in every direction, with their intervals."""
+    """R@1, where rows have their own, and mean average precision in every direction, with their intervals."""
     rows = []
     for i, e in enumerate(systems[0]["retrieval"]):
         way = f"{', '.join(e['given'])} to {', '.join(e['of'])}"
         each = [f["retrieval"][i] for f in systems]
-        rows.append([f"{way}: R@1", *(interval(r["recall"]["1"]) for r in each)])
+        if e["recall"]:
+            rows.append([f"{way}: R@1", *(interval(r["recall"]["1"]) for r in each)])
         rows.append([f"{way}: mAP", *(interval(r["mean_precision"]) for r in each)])
     return rows
 

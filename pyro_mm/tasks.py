@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import permutations
 from typing import Any
 
@@ -14,6 +14,8 @@ from pyro_mm.evaluation.coherence import CHUNK, Proportion, classes_of, conditio
 from pyro_mm.evaluation.collapse import finite
 from pyro_mm.evaluation.frechet import frechet, split_half
 from pyro_mm.evaluation.retrieval import retrieve
+from pyro_mm.evaluation.retrieval_density import by_likelihood
+from pyro_mm.evaluation.retrieval_scores import Score, by_cosine, by_kl, by_sampled_kl, by_wasserstein
 from pyro_mm.evaluation.sample_quality import kernel_distance, precision_recall
 from pyro_mm.files import write_json
 from pyro_mm.handlers import Program
@@ -23,12 +25,37 @@ from pyro_mm.recipe import Recipe
 from pyro_mm.runs import TASKS, Run
 from pyro_mm.tables import aligned
 
-__all__ = ["KNOWN", "LEVELS", "classification", "evaluate_tasks", "interval", "retrieval", "samples", "tasks_table"]
+__all__ = [
+    "KNOWN",
+    "LEVELS",
+    "SCORES",
+    "classification",
+    "evaluate_tasks",
+    "interval",
+    "retrieval",
+    "samples",
+    "tasks_table",
+]
 
 KNOWN = ("classification", "generation", "retrieval")
 LEVELS = (0.0, 0.25, 0.5, 1.0)
 """Noise, in standard deviations of each modality."""
 DRAWS = 10
+SCORES: Mapping[str, Score] = {
+    "cosine": by_cosine,
+    "kl": by_kl,
+    "sampled-kl": by_sampled_kl,
+    "wasserstein": by_wasserstein,
+    "likelihood": by_likelihood,
+}
+"""How a row of one modality is compared with one of another, by the names of the command line."""
+WORDS = {
+    "by_cosine": "by cosine of posterior means",
+    "by_kl": "by Kullback-Leibler divergence of posteriors, query's to row's",
+    "by_sampled_kl": "by Kullback-Leibler divergence of posteriors, query's to row's, sampled",
+    "by_wasserstein": "by Wasserstein distance of posteriors",
+    "by_likelihood": "by log p(row | query)",
+}
 
 
 def classification(
@@ -113,12 +140,33 @@ def samples(recipe: Recipe, judges: Judges, test: Batch, seed: int = 0) -> dict[
     return found
 
 
-def retrieval(model: Program, guide: Program, batch: Batch, label: str | None, seed: int = 0) -> list[dict[str, Any]]:
-    """`retrieve` by cosine of means, for every modality but the label among the rows of every other."""
-    names = [m for m in batch.names if m != label]
+def retrieval(
+    model: Program,
+    guide: Program,
+    batch: Batch,
+    label: str | None,
+    scores: Sequence[str] = ("cosine",),
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """`retrieve` of every modality among the rows of every other, by every one of `SCORES` that is named.
+
+    To and from the label no row is a query's own, since labels tell classes and not rows: average precision only.
+    """
     return [
-        retrieve(model, guide, batch, batch, of=of, given=given, label=label, seed=seed).to_json()
-        for given, of in permutations(names, 2)
+        retrieve(
+            model,
+            guide,
+            batch,
+            batch,
+            of=of,
+            given=given,
+            score=SCORES[score],
+            pairs=() if label in (of, given) else None,
+            label=label,
+            seed=seed,
+        ).to_json()
+        for score in scores
+        for given, of in permutations(batch.names, 2)
     ]
 
 
@@ -129,6 +177,7 @@ def evaluate_tasks(
     *,
     levels: Sequence[float] = LEVELS,
     draws: int = DRAWS,
+    scores: Sequence[str] = ("cosine",),
     judges: Judges | None = None,
     folder: Any = None,
     seed: int = 0,
@@ -138,11 +187,17 @@ def evaluate_tasks(
 
     What the file has of other tasks, measured in the same way, stays in it.
 
+    Args:
+        draws: for every row, of classification.
+        scores: of retrieval, some of `SCORES`.
+
     Raises:
-        ValueError: an unknown task, or none of what it needs: a label, or two modalities beside it.
+        ValueError: an unknown task or score, or none of what it needs: a label, or a second modality.
     """
     if not which or set(which) - set(KNOWN):
         raise ValueError(f"tasks are {', '.join(KNOWN)}; got {list(which)}")
+    if not scores or set(scores) - set(SCORES):
+        raise ValueError(f"scores of retrieval are {', '.join(SCORES)}; got {list(scores)}")
     test, label = run.test_rows(rows), run.splits.label
     pair = run.recipe.model, run.recipe.guide
     if label is None and set(which) - {"retrieval"}:
@@ -157,10 +212,10 @@ def evaluate_tasks(
         tell("generation")
         found["generation"] = samples(run.recipe, judges.to(test.device), test, seed)
     if "retrieval" in which:
-        if len([m for m in test.names if m != label]) < 2:
-            raise ValueError("retrieval needs two modalities beside the label")
+        if len(test.names) < 2:
+            raise ValueError(f"retrieval needs two modalities; there is {list(test.names)}")
         tell("retrieval")
-        found["retrieval"] = retrieval(*pair, test, label, seed)
+        found["retrieval"] = retrieval(*pair, test, label, scores, seed)
     write_json(run.folder / TASKS, {**earlier(run.folder / TASKS, head), **found})
     return found
 
@@ -178,7 +233,11 @@ def tasks_table(found: dict[str, Any]) -> str:
         ]
         parts.append("\n".join(aligned([head, *rows])))
     if "retrieval" in found:
-        parts.append("\n".join(["retrieval by cosine of posterior means", "", *_retrieved(found["retrieval"])]))
+        parts += [
+            "\n".join([f"retrieval {what}", "", *_retrieved(e for e in found["retrieval"] if e["score"] == name)])
+            for name, what in WORDS.items()
+            if any(e["score"] == name for e in found["retrieval"])
+        ]
     return "\n\n".join(parts)
 
 
@@ -197,7 +256,7 @@ def _accuracies(found: dict[str, Any]) -> list[str]:
     return aligned([["given", *(f"{x:g}" for x in levels)], *rows])
 
 
-def _retrieved(entries: list[dict[str, Any]]) -> list[str]:
+def _retrieved(entries: Iterable[dict[str, Any]]) -> list[str]:
     rows = [["query -> found", "R@1", "R@5", "R@10", "median rank", "mAP", "gallery"]]
     for e in entries:
         recall = [interval(e["recall"].get(k)) for k in ("1", "5", "10")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import permutations
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from pyro_mm.cli import main
 from pyro_mm.evaluation import generate, retrieve
 from pyro_mm.runs import Settings, open_run, train_run
-from pyro_mm.tasks import classification, evaluate_tasks, retrieval, spoilt, tasks_table
+from pyro_mm.tasks import SCORES, WORDS, classification, evaluate_tasks, retrieval, spoilt, tasks_table
 
 
 @pytest.fixture(scope="module")
@@ -80,15 +81,32 @@ def test_retrieval_goes_in_every_direction() -> None:
 
     model, guide = pair()
     found = retrieval(model, guide, data(20), "label")
-    assert [(e["given"], e["of"]) for e in found] == [(["image"], ["count"]), (["count"], ["image"])]
+    names = data(20).names
+    assert [(e["given"], e["of"]) for e in found] == [([a], [b]) for a, b in permutations(names, 2)]
     alone = retrieve(model, guide, data(20), data(20), of="count", given="image", label="label").to_json()
-    assert found[0] == alone
+    assert [e for e in found if (e["given"], e["of"]) == (["image"], ["count"])] == [alone]
+    with_labels = [e for e in found if "label" in e["given"] + e["of"]]
+    assert all(e["recall"] == {} and e["median_rank"] is None and e["mean_precision"] for e in with_labels)
+
+
+def test_every_score_ranks_a_runs_rows(run, capsys) -> None:
+    names = "cosine,kl,sampled-kl,wasserstein,likelihood"
+    assert main(["evaluate", str(run.folder), "--tasks", "retrieval", "--scores", names, "--rows", "60"]) == 0
+    said, found = capsys.readouterr().out, json.loads((run.folder / "tasks.json").read_text())["retrieval"]
+    assert [e["score"] for e in found[::2]] == list(WORDS)
+    assert [said.count(f"retrieval {what}\n") for what in WORDS.values()] == [1] * 5
+    test, pair = run.test_rows(60), (run.recipe.model, run.recipe.guide)
+    for entry, (name, score) in zip(found[::2], SCORES.items(), strict=True):
+        alone = retrieve(*pair, test, test, of="label", given="image", score=score, pairs=(), label="label")
+        assert entry == alone.to_json(), name
 
 
 def test_what_cannot_be_done_is_said(run, capsys) -> None:
     assert main(["evaluate", str(run.folder), "--tasks", "segmentation"]) == 2
     assert "unknown task 'segmentation': there are classification, generation, retrieval" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="retrieval needs two modalities beside the label"):
-        evaluate_tasks(run, ["retrieval"])
+    with pytest.raises(ValueError, match=r"scores of retrieval are cosine, kl, .*; got \['dot'\]"):
+        evaluate_tasks(run, ["retrieval"], scores=["dot"])
+    assert main(["evaluate", str(run.folder), "--tasks", "retrieval", "--scores", "dot"]) == 2
+    assert "unknown score 'dot': there are cosine, kl" in capsys.readouterr().err
     with pytest.raises(ValueError, match="tasks are classification, generation, retrieval; got"):
         evaluate_tasks(open_run(run.folder), [])

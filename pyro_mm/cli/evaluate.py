@@ -18,6 +18,7 @@ EXAMPLES = """\
   pyro-mm evaluate runs/mvae -k 10000 --rows 100
   pyro-mm evaluate runs/nexus --metrics coherence,rank,likelihood
   pyro-mm evaluate runs/mld --tasks classification,generation,retrieval
+  pyro-mm evaluate runs/mopoe --tasks retrieval --scores cosine,likelihood --rows 500
 """
 STORY = """\
 Joint, marginal and conditional log-likelihoods by importance sampling, means over the test
@@ -52,7 +53,9 @@ They go into metrics.json.
   generation      draws from the prior: Frechet and kernel distance, precision and recall in
                   the features of an autoencoder
   retrieval       test rows of one modality ranked for each row of another: R@1, 5, 10,
-                  median rank, mean average precision, with bootstrap intervals"""
+                  median rank, mean average precision, with bootstrap intervals; by --scores
+                  of posteriors (cosine of means; kl, in closed form for Gaussians, or
+                  sampled-kl; wasserstein) or by likelihood, log p(row | query), which takes longest"""
 
 
 def add(commands: Any) -> None:
@@ -65,6 +68,8 @@ def _fill(p: Parser) -> None:
     names = "likelihood, coherence, rank, or several with commas (default: likelihood, unless --tasks)"
     p.add_argument("--metrics", metavar="NAMES", help=names)
     p.add_argument("--tasks", metavar="NAMES", help="classification, generation, retrieval, or several with commas")
+    scores = "of retrieval: cosine, kl, sampled-kl, wasserstein, likelihood, or several (default: cosine)"
+    p.add_argument("--scores", metavar="NAMES", default="cosine", help=scores)
     p.add_argument("--judges", metavar="DIR", help="where the classifiers are kept (default: in the cache folder)")
     p.add_argument("-k", type=count, default=1000, metavar="K", help="draws per row (default: 1000)")
     p.add_argument("--rows", type=count, metavar="N", help="the first N test rows only")
@@ -78,9 +83,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print the table, write the files."""
     set_threads(arguments)
     from pyro_mm.metrics import known
-    from pyro_mm.tasks import KNOWN
+    from pyro_mm.tasks import KNOWN, SCORES
 
     tasks = [] if arguments.tasks is None else known(arguments.tasks, KNOWN, "task")
+    scores = known(arguments.scores, tuple(SCORES), "score")
     default = [] if tasks else ["likelihood"]
     which = default if arguments.metrics is None else known(arguments.metrics)
     run = opened(arguments)
@@ -93,16 +99,16 @@ def run(arguments: argparse.Namespace) -> int:
     if tasks:
         if which and not arguments.quiet:
             print()
-        _perform(run, tasks, arguments)
+        _perform(run, tasks, scores, arguments)
     return 0
 
 
-def _perform(run: Run, which: list[str], arguments: argparse.Namespace) -> None:
+def _perform(run: Run, which: list[str], scores: list[str], arguments: argparse.Namespace) -> None:
     from pyro_mm.tasks import evaluate_tasks, tasks_table
 
     with progress_line(arguments.quiet) as tell:
         options: dict[str, Any] = {"folder": arguments.judges, "seed": arguments.seed, "tell": tell}
-        found = evaluate_tasks(run, which, arguments.rows, **options)
+        found = evaluate_tasks(run, which, arguments.rows, scores=scores, **options)
     if not arguments.quiet:
         _say(run, found, tasks_table(found))
 
