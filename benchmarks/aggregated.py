@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import trained_run
+from common import of_one_plan, require_same_plan, trained_run
 
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation import NoLikelihood, encode, log_marginal
@@ -35,7 +35,9 @@ VARIANTS = (
     "mvae", "gpoe", "mmvae", "mopoe", "mmjsd", "mvtcae", "crmvae", "codevae", "wbvae", "mwbvae", "helvae", "m2vae",
     "mmvm", "sum_pooling", "mmvaeplus",
 )  # fmt: skip
+PLAN = ("data", "epochs", "dim", "batch_size", "seed", "rows", "judged", "k")
 MEASURED, STEPS = "aggregated.json", 8  # steps of each variant in a round
+DRAWS = 30  # for posterior means that are not known
 
 
 def main() -> None:
@@ -78,19 +80,19 @@ def settings(a: argparse.Namespace, name: str) -> Settings:
 def measured(s: Settings, a: argparse.Namespace) -> None:
     """Train and measure one variant, as far as that is not done."""
     folder = a.out / s.variant
+    plan = {n: getattr(a, n) for n in PLAN}
     if (folder / MEASURED).is_file():
-        return
+        return require_same_plan(folder / MEASURED, plan)
     run = trained_run(s, folder, a.device)
     print(f"{s.variant}: trained", flush=True)
     judges = train_judges(run.splits, folder=a.out / "judges", device=a.device)
     metrics = evaluate_metrics(run, ["coherence"], judges, a.judged)
     found: dict[str, Any] = {
-        "settings": {"epochs": s.epochs, "dim": s.dim, "batch_size": s.batch_size, "seed": s.seed},
+        "plan": plan,
         "judges": metrics["judges"],
         "coherence": by_number(metrics["cross_accuracy"], str(run.splits.label)),
         "joint_coherence": metrics.get("joint_coherence"),
         "probe": probe(run, a.judged),
-        "k": a.k,
     }
     try:
         ev = log_marginal(run.recipe.model, run.recipe.guide, run.test_rows(a.rows), a.k, refine=True, seed=0)
@@ -121,11 +123,12 @@ def probe(run: Run, rows: int, train: int = 5000) -> float:
     given = [m for m in run.splits.names if m != label]
 
     def features(batch: Batch) -> Any:
-        means = [encode(run.recipe.guide, part.only(*given), seed=0).mean for part in batch.blocks(500)]
+        means = [encode(run.recipe.guide, part.only(*given), DRAWS, seed=0).mean for part in batch.blocks(500)]
         latents = [n for n in means[0] if n == "z" or n.startswith("z_")]
         return torch.cat([torch.cat([m[n].flatten(1) for n in latents], -1) for m in means]).cpu().numpy()
 
-    seen, test = run.splits.train_batch()[:train].to(run.test_rows(1).device), run.test_rows(rows)
+    rows_of = torch.randperm(len(run.splits.train), generator=torch.Generator().manual_seed(0))[:train]  # not by class
+    seen, test = run.splits.train[rows_of].to(run.test_rows(1).device), run.test_rows(rows)
     model = LogisticRegression(max_iter=2000).fit(features(seen), classes_of(seen.x[label]).cpu())
     return float(model.score(features(test), classes_of(test.x[label]).cpu()))
 
@@ -172,7 +175,7 @@ def table(found: dict[str, dict[str, Any]], times: dict[str, float]) -> str:
         prior = "-" if joint is None else f"{100 * joint['value']:.1f}"
         rows.append([name, shown, bad, *shares, prior, f"{100 * e['probe']:.1f}", step])
     first = next(iter(found.values()))
-    about = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in first["settings"].items())
+    about = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in of_one_plan(found).items())
     judges = ", ".join(f"{m} {100 * j['accuracy']:.1f}" for m, j in first["judges"].items())
     return f"{about}; judges' own accuracy (%): {judges}.\n\n" + "\n".join(markdown(rows)) + "\n"
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["data_set", "over_seeds", "panels", "require_same_plan", "trained_run"]
+__all__ = ["data_set", "of_one_plan", "over_seeds", "panels", "require_same_plan", "trained_run"]
 
 Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
@@ -26,7 +26,7 @@ def trained_run(settings: Any, folder: Path, device: str, *, progress: bool = Fa
 
     run = trained(settings, folder, device, progress=progress)
     for module in run.recipe.modules.values():
-        module.to(device)
+        module.to(device).eval()
     return run
 
 
@@ -35,6 +35,15 @@ def require_same_plan(path: Path, plan: Mapping[str, Any]) -> None:
     there = json.loads(path.read_text())["plan"]
     if there != json.loads(json.dumps(plan)):
         raise SystemExit(f"{path} was measured by another plan, {there}: choose another --out")
+
+
+def of_one_plan(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The plan of all these measurements."""
+    plans = [e["plan"] for e in found.values()]
+    if any(plan != plans[0] for plan in plans):
+        different = "; ".join(f"{n}: {e['plan']}" for n, e in found.items())
+        raise SystemExit(f"these were measured by different plans, so they cannot share a table: {different}")
+    return plans[0]  # type: ignore[no-any-return]
 
 
 def over_seeds(values: Sequence[float]) -> str:

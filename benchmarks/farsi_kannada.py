@@ -137,9 +137,9 @@ def over_blocks(model: Any, guide: Any, test: Batch, s: tuple[str, ...]) -> dict
     sums: dict[str, float] = {}
     with torch.no_grad():
         torch.manual_seed(0)
-        for block in blocks(test):
+        for number, block in enumerate(blocks(test)):
             made = generate(model, guide, block.only(*s))
-            right = classify_plug_in(model, guide, block, "label", s, 20, seed=0).argmax(-1) == block.x["label"]
+            right = classify_plug_in(model, guide, block, "label", s, 20, seed=number).argmax(-1) == block.x["label"]
             found = {"elbo": -bound(block).item() * len(block), "accuracy": right.double().sum().item()}
             for m in (*SEEN, "label"):
                 found[f"-log p({m} | z)"] = -made[m].log_prob(block.x[m]).sum().item()

@@ -1,14 +1,14 @@
 """VAEs, a GAN and diffusions on the three tasks: classification, generation, retrieval, with noise and gaps.
 
-    python benchmarks/fusion.py --data mnist --root ~/data/mnist --out runs/fusion-mnist
+    python benchmarks/fusion.py --data mnist_grey --root ~/data/mnist --out runs/fusion-mnist
     python benchmarks/fusion.py --data farsi_kannada_speech --root ~/data --out runs/fusion-digits
-    python benchmarks/fusion.py --data mnist --out runs/fusion-mnist --table      # the table of what is there
+    python benchmarks/fusion.py --data mnist_grey --out runs/fusion-mnist --table      # the table of what is there
 
 Trains MVAE, MoPoE, MMVAE+, JMVAE-GAN and MLD (a folder OUT/SYSTEM each, resumed where it stood), and fits a diffusion
-prior to MVAE.  Of each: accuracy of the label from every set of the other modalities under four levels of noise;
-coherence of draws, their Frechet and kernel distance, precision and recall in the features of autoencoders of the data;
-retrieval in every direction with bootstrap intervals; sharpness of images and spectra, their mean squared Laplacian
-over that of real ones.  Writes OUT/SYSTEM/fusion.json and OUT/table.md.
+prior to MVAE.  Of each: accuracy of the label from every set of the other modalities under four levels of noise; of
+decoders' means at draws of the prior coherence, Frechet and kernel distance, precision and recall in the features of
+autoencoders of the data, and sharpness of images and spectra, their mean squared Laplacian over that of real ones;
+retrieval in every direction with bootstrap intervals.  Writes OUT/SYSTEM/fusion.json and OUT/table.md.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import trained_run
+from common import of_one_plan, require_same_plan, trained_run
 from torch import Tensor
 from torch.nn.functional import conv2d
 
@@ -35,18 +35,20 @@ from pyro_mm.runs import Run
 from pyro_mm.settings import Settings
 from pyro_mm.storage import load, save
 from pyro_mm.tables import markdown
-from pyro_mm.tasks import classification, interval, retrieval, samples
+from pyro_mm.task_tables import interval
+from pyro_mm.tasks import classification, retrieval, samples
 from pyro_mm.training import fit
 
 PRIOR = "mvae_diffusion"
 SYSTEMS = ("mvae", "mopoe", "mmvaeplus", "jmvae_gan", PRIOR, "mld")
 MEASURED = "fusion.json"
+PLAN = ("data", "epochs", "prior_epochs", "dim", "label_weight", "seed", "rows", "draws", "judge_epochs")
 
 
 def main() -> None:
     """Train, measure, print."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--data", default="mnist")
+    p.add_argument("--data", default="mnist_grey")
     p.add_argument("--root", help="the data's folder")
     p.add_argument("--out", type=Path, default=Path("runs/fusion"))
     p.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
@@ -56,14 +58,16 @@ def main() -> None:
     p.add_argument("--label-weight", type=float, default=50.0)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--rows", type=int, default=1000, help="test rows")
-    p.add_argument("--draws", type=int, default=5, help="of z for every row that is named")
+    p.add_argument("--draws", type=int, default=10, help="of z for every row that is named, and for unknown means")
     p.add_argument("--judge-epochs", type=int, default=10)
     p.add_argument("--device", default="cpu")
     p.add_argument("--table", action="store_true", help="train nothing")
     a = p.parse_args()
     torch.set_num_threads(1)
     for system in () if a.table else a.systems:
-        if not (a.out / system / MEASURED).is_file():
+        if (a.out / system / MEASURED).is_file():
+            require_same_plan(a.out / system / MEASURED, plan_of(a))
+        else:
             write_json(a.out / system / MEASURED, measured(*at_hand(system, a), a))
             print(f"{system}: measured", flush=True)
     found = {n: json.loads((a.out / n / MEASURED).read_text()) for n in a.systems if (a.out / n / MEASURED).is_file()}
@@ -72,6 +76,11 @@ def main() -> None:
     text = table(found)
     (a.out / "table.md").write_text(text)
     print(text)
+
+
+def plan_of(a: argparse.Namespace) -> dict[str, Any]:
+    """What decides the figures."""
+    return {n: getattr(a, n) for n in PLAN}
 
 
 def at_hand(system: str, a: argparse.Namespace) -> tuple[Run, Recipe]:
@@ -86,6 +95,7 @@ def at_hand(system: str, a: argparse.Namespace) -> tuple[Run, Recipe]:
     print(f"{name}: trained", flush=True)
     if system != PRIOR:
         return run, run.recipe
+    torch.manual_seed(a.seed)
     recipe = with_prior(run.recipe, DiffusionPrior(a.dim, steps=12), a.prior_epochs)
     folder = a.out / system / "model"
     if folder.is_dir():
@@ -112,18 +122,18 @@ def measured(run: Run, recipe: Recipe, a: argparse.Namespace) -> dict[str, Any]:
     test, label, pair = run.test_rows(a.rows), str(run.splits.label), (recipe.model, recipe.guide)
     joint = joint_coherence(*pair, judges, recipe.modalities, a.rows, means=recipe.means)
     return {
-        "settings": {"epochs": a.epochs, "prior epochs": a.prior_epochs, "dim": a.dim, "seed": a.seed, "rows": a.rows},
+        "plan": plan_of(a),
         "judges": {m: s.value for m, s in judges.accuracy.items()},
         "classification": classification(*pair, test, label, k=a.draws),
         "joint_coherence": {"value": joint.value, "se": joint.se},
         "generation": samples(recipe, judges, test),
-        "retrieval": retrieval(*pair, test, label),
+        "retrieval": retrieval(*pair, test, label, k=a.draws),
         "sharpness": sharpness(recipe, judges, test),
     }
 
 
 def sharpness(recipe: Recipe, judges: Judges, test: Batch) -> dict[str, float]:
-    """Of every image modality the mean squared Laplacian of draws from the prior over that of real images."""
+    """Of every image modality the mean squared Laplacian of what is made from the prior over that of real images."""
     nothing = Batch.missing(recipe.modalities, len(test)).to(test.device)
     found = {}
     for m in (m for m in judges.names if test.x[m].dim() in (3, 4)):
@@ -142,7 +152,7 @@ def laplacian(x: Tensor) -> Tensor:
 def table(found: dict[str, dict[str, Any]]) -> str:
     """Markdown, a column for every system."""
     first, systems = next(iter(found.values())), list(found.values())
-    about = ", ".join(f"{k} {v}" for k, v in first["settings"].items())
+    about = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in of_one_plan(found).items())
     judges = ", ".join(f"{m} {100 * v:.1f}" for m, v in first["judges"].items())
     named = [["accuracy of the label (%)", *found]]
     for i, e in enumerate(first["classification"]):
@@ -151,7 +161,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         named.append([what, *(f"{100 * c['accuracy']:.1f} ± {100 * c['se']:.1f}" for c in each)])
     joint = [f["joint_coherence"] for f in systems]
     drawn = [
-        ["draws from the prior", *found],
+        ["made from the prior", *found],
         ["coherence (%)", *(f"{100 * j['value']:.1f} ± {100 * j['se']:.1f}" for j in joint)],
     ]
     for m in first["generation"]:

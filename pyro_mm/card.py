@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from pyro_mm.evaluation.evidence import why_none
 from pyro_mm.modality import Modality
 from pyro_mm.recipe import Recipe
 
@@ -72,7 +73,7 @@ def _objective(recipe: Recipe) -> list[str]:
 
 def _limits(recipe: Recipe) -> list[str]:
     out = []
-    if reason := getattr(recipe.model, "no_likelihood", None):
+    if reason := why_none(recipe.model):
         out.append(f"- It has no likelihood: {reason}.")
     if conditions := getattr(recipe.model, "conditioned_on", ()):
         out.append(f"- It is conditional on {', '.join(conditions)}: no joint density, no marginals of these.")

@@ -19,7 +19,7 @@ from pyro_mm.batch import Batch
 from pyro_mm.guides.backed import backed
 from pyro_mm.guides.unconditional import Prior
 from pyro_mm.handlers import Verb
-from pyro_mm.models import DiffusionDecoder, DiffusionPrior
+from pyro_mm.models import DiffusionDecoder, DiffusionPrior, Joint
 from pyro_mm.objectives import denoising, denoising_data, kl
 from pyro_mm.recipe import Recipe
 from pyro_mm.training.stages import Stage
@@ -67,17 +67,17 @@ def with_decoder(recipe: Recipe, decoder: DiffusionDecoder, epochs: int = 20, lr
     of the old one is what it was.  The two share all other networks.
 
     Args:
-        recipe: of a model with `decoders` and one shared z that they all read: `Joint`.
+        recipe: of a `Joint`, whose one z all decoders read.
         decoder: `DiffusionDecoder(modality, dim)`.
         epochs, lr: of the stage.
 
     Raises:
-        TypeError: the model has no `decoders`.
+        TypeError: the model is another one.
         ValueError: none of them is of this modality.
     """
-    name, decoders = decoder.modality.name, getattr(recipe.model, "decoders", None)
-    if not isinstance(decoders, nn.ModuleDict):
-        raise TypeError(f"{type(recipe.model).__name__} has no `decoders` of which one could be replaced")
+    if not isinstance(recipe.model, Joint):
+        raise TypeError(f"a diffusion decoder reads the z of a Joint, not the latents of {type(recipe.model).__name__}")
+    name, decoders = decoder.modality.name, recipe.model.decoders
     if name not in decoders:
         raise ValueError(f"there is no decoder of '{name}' to replace, only of {list(decoders)}")
     model = _with(recipe.model, decoders=nn.ModuleDict({**decoders, name: decoder}))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import permutations
 from typing import Any
 
@@ -23,7 +24,6 @@ from pyro_mm.judges import Judges, train_judges
 from pyro_mm.metrics import earlier, heading
 from pyro_mm.recipe import Recipe
 from pyro_mm.runs import TASKS, Run
-from pyro_mm.tables import aligned
 
 __all__ = [
     "KNOWN",
@@ -31,15 +31,13 @@ __all__ = [
     "SCORES",
     "classification",
     "evaluate_tasks",
-    "interval",
     "retrieval",
     "samples",
-    "tasks_table",
 ]
 
 KNOWN = ("classification", "generation", "retrieval")
 LEVELS = (0.0, 0.25, 0.5, 1.0)
-"""Noise, in standard deviations of each modality."""
+"""Noise, its root mean square in standard deviations of each modality."""
 DRAWS = 10
 SCORES: Mapping[str, Score] = {
     "cosine": by_cosine,
@@ -49,13 +47,6 @@ SCORES: Mapping[str, Score] = {
     "likelihood": by_likelihood,
 }
 """How a row of one modality is compared with one of another, by the names of the command line."""
-WORDS = {
-    "by_cosine": "by cosine of posterior means",
-    "by_kl": "by Kullback-Leibler divergence of posteriors, query's to row's",
-    "by_sampled_kl": "by Kullback-Leibler divergence of posteriors, query's to row's, sampled",
-    "by_wasserstein": "by Wasserstein distance of posteriors",
-    "by_likelihood": "by log p(row | query)",
-}
 
 
 def classification(
@@ -67,14 +58,14 @@ def classification(
     k: int = DRAWS,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """How many rows are named rightly from every set of the other modalities, all of these under Gaussian noise.
+    """How many rows are named rightly from every set of the other modalities, all of these under noise.
 
     The class with the largest mean of p(label | z_k) over z_k ~ q(z | what is given): guide and decoder as a
     classifier, which every system has, with a likelihood or without (`classify` is Bayes' rule for those that have).
     Rows that lack the label, or something of a set, do not count.
 
     Args:
-        levels: of the noise, in standard deviations of each modality over these rows; labels and tokens get none.
+        levels: of the noise, in standard deviations of each modality over these rows (`spoilt`).
         k: draws for every row.
     """
     found = []
@@ -94,11 +85,20 @@ def classification(
 
 
 def spoilt(batch: Batch, label: str, level: float, seed: int = 0) -> Batch:
-    """Every modality of numbers but the label with noise of so many of its standard deviations."""
+    """Every modality of numbers but the label with noise whose root mean square is so many standard deviations.
+
+    Gaussian noise; of zeros and ones, which small Gaussian noise leaves as they are, this share is flipped instead:
+    (level sd)^2, at most a half.  Labels and tokens get none.
+    """
     for m in batch.names if level else ():
         x = batch.x[m]
-        if m != label and x.is_floating_point():
-            batch = corrupted(batch, m, "gaussian", level * x[batch.mask[m]].std().item(), seed)
+        if m == label or not x.is_floating_point() or not bool(batch.mask[m].any()):
+            continue
+        sd = level * x[batch.mask[m]].std().item()
+        if bool(((x == 0) | (x == 1)).all()):
+            batch = corrupted(batch, m, "salt_and_pepper", min(1.0, 2 * sd**2), seed)  # half of the hits change nothing
+        else:
+            batch = corrupted(batch, m, "gaussian", sd, seed)
     return batch
 
 
@@ -112,10 +112,10 @@ def named(model: Program, guide: Program, batch: Batch, label: str, k: int, seed
 
 
 def samples(recipe: Recipe, judges: Judges, test: Batch, seed: int = 0) -> dict[str, Any]:
-    """Draws of every modality but the label from the prior, as many as there are test rows, beside these.
+    """Decoders' means of every modality but the label at draws of the prior, as many as test rows, beside these.
 
     In the judges' features: Frechet distance (and what two halves of the data have), kernel distance, precision and
-    recall.
+    recall.  A decoder that knows no mean (`DiffusionDecoder`) gives draws.
     """
     nothing = Batch.missing(recipe.modalities, len(test)).to(test.device)
     made: dict[str, list[torch.Tensor]] = {m: [] for m in judges.names}
@@ -125,7 +125,8 @@ def samples(recipe: Recipe, judges: Judges, test: Batch, seed: int = 0) -> dict[
             made[m].append(judges.features(m, values[m][0]))
     found = {}
     for m, parts in made.items():
-        real, fake = judges.features(m, test.x[m][test.mask[m]]), torch.cat(parts)
+        real = judges.features(m, test.x[m][test.mask[m]])
+        fake = torch.cat(parts)[: len(real)]  # of equal size: the smaller of two samples is farther from anything
         kernel, error = kernel_distance(real, fake)
         pr = precision_recall(real, fake)
         found[m] = {
@@ -146,12 +147,17 @@ def retrieval(
     batch: Batch,
     label: str | None,
     scores: Sequence[str] = ("cosine",),
+    k: int = DRAWS,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """`retrieve` of every modality among the rows of every other, by every one of `SCORES` that is named.
 
     To and from the label no row is a query's own, since labels tell classes and not rows: average precision only.
+
+    Args:
+        k: draws for posterior means that are not known.
     """
+    known: dict[str, Score] = {**SCORES, "cosine": partial(by_cosine, k=k)}
     return [
         retrieve(
             model,
@@ -160,7 +166,7 @@ def retrieval(
             batch,
             of=of,
             given=given,
-            score=SCORES[score],
+            score=known[score],
             pairs=() if label in (of, given) else None,
             label=label,
             seed=seed,
@@ -183,12 +189,12 @@ def evaluate_tasks(
     seed: int = 0,
     tell: Callable[[str], object] = lambda text: None,
 ) -> dict[str, Any]:
-    """Measure a run on its test rows (the first `rows` of them) and write `tasks.json`.
+    """Measure a run on its test rows (the first `rows` of them) and write `tasks.json`, after each task.
 
     What the file has of other tasks, measured in the same way, stays in it.
 
     Args:
-        draws: for every row, of classification.
+        draws: for every row, of classification, and of posterior means that are not known.
         scores: of retrieval, some of `SCORES`.
 
     Raises:
@@ -202,75 +208,20 @@ def evaluate_tasks(
     pair = run.recipe.model, run.recipe.guide
     if label is None and set(which) - {"retrieval"}:
         raise ValueError(f"data set '{run.settings.data}' has no label, which classification and generation need")
+    if len(test.names) < 2 and "retrieval" in which:
+        raise ValueError(f"retrieval needs two modalities; there is {list(test.names)}")
     head = heading(run, len(test), seed) | {"levels": list(levels), "draws": draws}
     found: dict[str, Any] = dict(head)
-    if "classification" in which:
-        tell("classification")
-        found["classification"] = classification(*pair, test, str(label), levels, draws, seed)
-    if "generation" in which:
-        judges = judges or train_judges(run.splits, folder=folder, device=test.device, tell=tell)
-        tell("generation")
-        found["generation"] = samples(run.recipe, judges.to(test.device), test, seed)
-    if "retrieval" in which:
-        if len(test.names) < 2:
-            raise ValueError(f"retrieval needs two modalities; there is {list(test.names)}")
-        tell("retrieval")
-        found["retrieval"] = retrieval(*pair, test, label, scores, seed)
-    write_json(run.folder / TASKS, {**earlier(run.folder / TASKS, head), **found})
+    for task in (t for t in KNOWN if t in which):
+        if task == "classification":
+            tell(task)
+            found[task] = classification(*pair, test, str(label), levels, draws, seed)
+        elif task == "generation":
+            judges = judges or train_judges(run.splits, folder=folder, device=test.device, tell=tell)
+            tell(task)
+            found[task] = samples(run.recipe, judges.to(test.device), test, seed)
+        else:
+            tell(task)
+            found[task] = retrieval(*pair, test, label, scores, draws, seed)
+        write_json(run.folder / TASKS, {**earlier(run.folder / TASKS, head), **found})
     return found
-
-
-def tasks_table(found: dict[str, Any]) -> str:
-    """What `evaluate_tasks` found, as text."""
-    parts = []
-    if "classification" in found:
-        parts.append("\n".join(["accuracy of the label, by noise (in standard deviations)", "", *_accuracies(found)]))
-    if "generation" in found:
-        head = ["draws from the prior", "Frechet", "(halves)", "kernel", "precision", "recall"]
-        rows = [
-            [m, f"{e['frechet']:.2f}", f"{e['frechet_halves']:.2f}", f"{e['kernel']:.4f}", *_shares(e)]
-            for m, e in found["generation"].items()
-        ]
-        parts.append("\n".join(aligned([head, *rows])))
-    if "retrieval" in found:
-        parts += [
-            "\n".join([f"retrieval {what}", "", *_retrieved(e for e in found["retrieval"] if e["score"] == name)])
-            for name, what in WORDS.items()
-            if any(e["score"] == name for e in found["retrieval"])
-        ]
-    return "\n\n".join(parts)
-
-
-def _accuracies(found: dict[str, Any]) -> list[str]:
-    entries = found["classification"]
-    levels = list(dict.fromkeys(e["noise"] for e in entries))
-    sets = list(dict.fromkeys(tuple(e["given"]) for e in entries))
-    at = {(tuple(e["given"]), e["noise"]): e for e in entries}
-    rows = [
-        [
-            ", ".join(given),
-            *(f"{100 * at[given, x]['accuracy']:.1f} % +- {100 * at[given, x]['se']:.1f}" for x in levels),
-        ]
-        for given in sets
-    ]
-    return aligned([["given", *(f"{x:g}" for x in levels)], *rows])
-
-
-def _retrieved(entries: Iterable[dict[str, Any]]) -> list[str]:
-    rows = [["query -> found", "R@1", "R@5", "R@10", "median rank", "mAP", "gallery"]]
-    for e in entries:
-        recall = [interval(e["recall"].get(k)) for k in ("1", "5", "10")]
-        rank = e["median_rank"]
-        shown = "-" if rank is None else f"{rank['value']:.0f}"
-        direction = f"{', '.join(e['given'])} -> {', '.join(e['of'])}"
-        rows.append([direction, *recall, shown, interval(e["mean_precision"]), f"{e['gallery']:,}"])
-    return aligned(rows)
-
-
-def interval(m: dict[str, float] | None) -> str:
-    """A share, and the ends of its interval."""
-    return "-" if m is None else f"{100 * m['value']:.1f} % ({100 * m['low']:.1f} to {100 * m['high']:.1f})"
-
-
-def _shares(e: dict[str, float]) -> list[str]:
-    return [f"{100 * e[k]:.1f} %" for k in ("precision", "recall")]

@@ -8,10 +8,12 @@ from itertools import permutations
 import pytest
 import torch
 
+from pyro_mm.batch import Batch
 from pyro_mm.cli import main
 from pyro_mm.evaluation import generate, retrieve
 from pyro_mm.runs import Settings, open_run, train_run
-from pyro_mm.tasks import SCORES, WORDS, classification, evaluate_tasks, retrieval, spoilt, tasks_table
+from pyro_mm.task_tables import WORDS, tasks_table
+from pyro_mm.tasks import SCORES, classification, evaluate_tasks, retrieval, spoilt
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,15 @@ def test_noise_is_in_units_of_each_modalitys_spread_and_spares_labels(run) -> No
     gone = (noisy.x["image"] - test.x["image"])[(test.x["image"] > 6) & (test.x["image"] < 10)]
     assert gone.std() == pytest.approx(0.5 * test.x["image"].std().item(), rel=0.1)
     assert spoilt(test, "label", 0.0) is test
+
+
+def test_zeros_and_ones_are_flipped_in_proportion_to_the_noise() -> None:
+    torch.manual_seed(0)
+    x = (torch.rand(200, 100) < 0.1).float()
+    for level in (0.25, 1.0):
+        noisy = spoilt(Batch({"x": x}), "label", level).x["x"]
+        assert set(noisy.unique().tolist()) == {0.0, 1.0}
+        assert (noisy != x).float().mean() == pytest.approx((level * x.std().item()) ** 2, rel=0.1)
 
 
 def test_missing_modalities_leave_rows_out(run) -> None:

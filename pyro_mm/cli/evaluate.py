@@ -104,7 +104,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _perform(run: Run, which: list[str], scores: list[str], arguments: argparse.Namespace) -> None:
-    from pyro_mm.tasks import evaluate_tasks, tasks_table
+    from pyro_mm.task_tables import tasks_table
+    from pyro_mm.tasks import evaluate_tasks
 
     with progress_line(arguments.quiet) as tell:
         options: dict[str, Any] = {"folder": arguments.judges, "seed": arguments.seed, "tell": tell}

@@ -147,6 +147,9 @@ class DiffusedBound(Diffused):
     x^ = cos(phi_0) z - sin(phi_0) v(z, phi_0), of the reversed diffusion with steps without end (Kingma et al. 2021,
     eq. 15: |x - x^|^2 = sin^2(phi) |v - v^|^2, and the signal-to-noise ratio is cot^2(phi)).  Angles are drawn even in
     log sin(phi), which is the weight cot(phi).  The last term of theirs, KL(q(z_1|x) || N(0, I)), is 0 here.
+
+    Its mean is the bound; that of its exponential is not: importance weights, and bounds with several draws inside the
+    logarithm, must not use it (`require_densities`).
     """
 
     first = 0.01

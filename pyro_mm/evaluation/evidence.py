@@ -12,13 +12,19 @@ from torch import Tensor
 
 from pyro_mm.evaluation.psis import threshold
 
-__all__ = ["Evidence", "NoLikelihood"]
+__all__ = ["Evidence", "NoLikelihood", "why_none"]
 
 PER_DATUM = ("estimate", "se", "ess", "khat", "bias")
 
 
 class NoLikelihood(TypeError):
     """The model does not define the density that was asked for."""
+
+
+def why_none(model: Any) -> str | None:
+    """The reason, if a model or a part of it says that it has no likelihood (`no_likelihood`)."""
+    parts = model.modules() if isinstance(model, torch.nn.Module) else ()
+    return next((r for part in (model, *parts) if (r := getattr(part, "no_likelihood", None))), None)
 
 
 @dataclass(frozen=True)

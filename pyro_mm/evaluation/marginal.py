@@ -12,7 +12,7 @@ from pyro_mm.batch import Batch
 from pyro_mm.evaluation.chunks import MEMORY, Plan
 from pyro_mm.evaluation.effort import Effort
 from pyro_mm.evaluation.estimation import estimated
-from pyro_mm.evaluation.evidence import Evidence, NoLikelihood
+from pyro_mm.evaluation.evidence import Evidence, NoLikelihood, why_none
 from pyro_mm.evaluation.proposals import Proposal
 from pyro_mm.evaluation.refine import Refiner
 from pyro_mm.evaluation.streaming import WeightSums
@@ -119,10 +119,10 @@ def quantity_of(model: Any, batch: Batch) -> str:
 def require_likelihood(model: Any, given: tuple[str, ...] = (), of: tuple[str, ...] = ()) -> None:
     """Raise NoLikelihood when the model does not define the density that is asked for.
 
-    A model says so by `no_likelihood` (a reason), or by `conditioned_on` (modalities it is given, never generates).
+    A model or a part of it says so by `no_likelihood` (a reason), or by `conditioned_on` (modalities it is given, never
+    generates).
     """
-    reason = getattr(model, "no_likelihood", None)
-    if reason:
+    if reason := why_none(model):
         raise NoLikelihood(f"{type(model).__name__} has no likelihood: {reason}")
     names = getattr(model, "names", None)
     if names and (absent := [m for m in of if m not in names]):

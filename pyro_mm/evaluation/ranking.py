@@ -18,7 +18,7 @@ from pyro_mm.evaluation.collapse import finite
 __all__ = ["Measure", "Places", "average_precision", "bootstrapped", "mean", "median", "places"]
 
 RESAMPLES, AT_ONCE = 1000, 50
-BLOCK = 1 << 22  # elements of a score matrix that are sorted at once
+BLOCK = 1 << 20  # elements of a score matrix that are sorted at once
 
 Statistic = Callable[[Tensor], Tensor]
 

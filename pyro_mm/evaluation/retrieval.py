@@ -165,7 +165,7 @@ def _by_pair(
     known = target >= 0
     if not bool(known.any()):
         return {}, None
-    found, g = places(scores[known], target[known]), scores.shape[1]
+    found, g = places(_rows(scores, known), target[known]), scores.shape[1]
     recall = {k: bootstrapped(found.within(k), mean, min(1.0, k / g), **options) for k in at}
     return recall, bootstrapped(found.rank, median, (g + 1) / 2, **options)
 
@@ -183,7 +183,7 @@ def _by_class(
         raise ValueError(f"no query has a '{label}' that a gallery row has too")
     own = own[known]
     relevant = own.unsqueeze(1) == theirs
-    values = average_precision(scores[known], relevant)
+    values = average_precision(_rows(scores, known), relevant)
     # Where all rows are tied, the expectation over orders is that of a random ranking.
     classes = own.unique()
     members = classes.unsqueeze(1) == theirs
@@ -191,6 +191,11 @@ def _by_class(
     found = {int(c): bootstrapped(values[own == c], mean, chance[i].item(), **options) for i, c in enumerate(classes)}
     overall = chance[torch.searchsorted(classes, own)].mean().item()
     return found, bootstrapped(values, mean, overall, **options)
+
+
+def _rows(scores: Tensor, known: Tensor) -> Tensor:
+    """Those of a score matrix, which may be large: no copy where it is all of them."""
+    return scores if bool(known.all()) else scores[known]
 
 
 def _labels(batch: Batch, label: str) -> Tensor:

@@ -41,13 +41,14 @@ def by_cosine(
     of: Names,
     given: Names,
     *,
-    k: int = 1,
+    k: int = 30,
     seed: int = 0,
     chunk: int = CHUNK,
 ) -> Tensor:
     """cos(E[z | x_B^i], E[z | x_A^j]) of the guide's posterior means, all shared latents as one vector, `(Q, G)`.
 
-    A mean of 0 has cosine 0 with everything.  The mean is that of `encode`, over `k` draws of latents above.
+    A mean of 0 has cosine 0 with everything.  The mean is that of `encode`, over `k` draws of latents above; of a
+    posterior that does not know its mean (a flow, a diffusion) it is the mean of k draws, whose noise costs ranks.
     """
     shown, sought = queries.only(*given), gallery.only(*of)
     with evaluating(guide, seed=seed):

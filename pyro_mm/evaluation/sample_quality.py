@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+BLOCK = 1024  # rows whose distances to all others are held at once
+
 __all__ = ["PrecisionRecall", "kernel_distance", "precision_recall"]
 
 
@@ -76,8 +78,9 @@ def precision_recall(features_real: Tensor, features_made: Tensor, k: int = 3) -
 
 
 def _among(rows: Tensor, others: Tensor, k: int) -> float:
-    radius = torch.cdist(others, others).kthvalue(k + 1).values  # the nearest one is itself
-    inside = torch.cat([(torch.cdist(part, others) <= radius).any(1) for part in rows.split(1024)])
+    # The nearest one is itself.
+    radius = torch.cat([torch.cdist(part, others).kthvalue(k + 1).values for part in others.split(BLOCK)])
+    inside = torch.cat([(torch.cdist(part, others) <= radius).any(1) for part in rows.split(BLOCK)])
     return inside.double().mean().item()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from pyro_mm.modality import Modality, names_of
 from pyro_mm.models.joint import presence
 from pyro_mm.models.standardised import Scaler
 
+RECENT = 5000
+
 __all__ = ["Codes", "LatentDiffusion", "Learnt", "side_by_side"]
 
 
@@ -25,7 +28,11 @@ class Codes(nn.Module):
         modalities: what is coded.
         sizes: D_m of every z_m, in order.
         noise: in units of a code's standard deviation; it gives z a density.
+
+    In training mode the scalers learn from the codes: those of about the last `RECENT` rows while encoders move.
     """
+
+    moved: Tensor
 
     def __init__(self, modalities: Sequence[Modality], sizes: Mapping[str, int], noise: float = 0.05) -> None:
         super().__init__()
@@ -33,33 +40,44 @@ class Codes(nn.Module):
         shapes = {m.name: m.likelihood.feature_shape(m.shape) for m in modalities}
         self.encoders = nn.ModuleDict({m.name: m.net.encoder(shapes[m.name], sizes[m.name]) for m in modalities})
         self.scalers = nn.ModuleDict({m: Scaler(d) for m, d in self.sizes.items()})
+        self.register_buffer("moved", torch.tensor(False))  # the encoders did, since the scalers began
 
     @property
     def names(self) -> tuple[str, ...]:
         """What it codes."""
         return tuple(self.sizes)
 
-    def base(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def raw(self, batch: Batch) -> dict[str, Tensor]:
+        """e_m(x_m) `(N, D_m)` of what the batch shows, as the encoders give them."""
+        there = [m for m in self.sizes if m in batch.x and m not in batch.hidden]
+        return {m: self.modalities[m].apply_net(self.encoders[m], batch.x[m]) for m in there}
+
+    def learn(self, raw: Mapping[str, Tensor], batch: Batch, memory: float | Tensor) -> None:
+        """Take codes into the scalers that are in training mode, which forget those more than `memory` rows ago."""
+        for m, code in raw.items():
+            if self.scalers[m].training:
+                self.scalers[m].learn(code, batch.mask[m], memory)  # type: ignore[operator]
+
+    def base(self, batch: Batch, raw: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Codes (0: missing) and presence by coordinate `(..., N, D)`, and presence by modality `(..., N, M)`."""
-        parts = []
-        for m, size in self.sizes.items():
-            seen = m in batch.x and m not in batch.hidden
-            parts.append(self.code(m, batch.x[m]) if seen else self._blank(m, len(batch), size))
+        raw = self.raw(batch) if raw is None else raw
+        parts = [
+            self.scalers[m](raw[m]) if m in raw else self._blank(m, len(batch), size) for m, size in self.sizes.items()
+        ]
         there = torch.stack(torch.broadcast_tensors(*(presence(batch, m) for m in self.sizes)), -1)
         wide = there.repeat_interleave(torch.tensor(list(self.sizes.values()), device=there.device), -1)
         return torch.where(wide, torch.cat(parts, -1), 0.0), wide, there
-
-    def code(self, m: str, x: Tensor) -> Tensor:
-        """e_m(x_m) `(N, D_m)`."""
-        scaler: Any = self.scalers[m]
-        return scaler(self.modalities[m].apply_net(self.encoders[m], x))  # type: ignore[no-any-return]
 
     def _blank(self, m: str, n: int, size: int) -> Tensor:
         like = next(self.encoders[m].parameters())
         return torch.zeros(n, size, dtype=like.dtype, device=like.device)
 
     def forward(self, batch: Batch) -> None:
-        loc, wide, _ = self.base(batch)
+        raw = self.raw(batch)
+        if self.training:
+            self.learn(raw, batch, RECENT)
+            self.moved.fill_(True)
+        loc, wide, _ = self.base(batch, raw)
         with pyro.plate("data", len(batch), dim=-1):
             pyro.sample("z", self.around(loc, wide))
 
@@ -70,7 +88,10 @@ class Codes(nn.Module):
 
 
 class Learnt(nn.Module):
-    """Codes as they are, without noise, for `masked_denoising`; in training mode the scalers learn from them."""
+    """Codes as they are, without noise, for `masked_denoising`.
+
+    In training mode the scalers learn from all of them, anew where the encoders had moved.
+    """
 
     def __init__(self, codes: Codes) -> None:
         super().__init__()
@@ -78,11 +99,13 @@ class Learnt(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         codes = self.codes
-        for m, scaler in codes.scalers.items():
-            if scaler.training and m in batch.x and m not in batch.hidden:
-                raw = codes.modalities[m].apply_net(codes.encoders[m], batch.x[m])
-                scaler.learn(raw, batch.mask[m])  # type: ignore[operator]
-        loc, _, there = codes.base(batch)
+        raw = codes.raw(batch)
+        if codes.encoders.training:
+            codes.learn(raw, batch, RECENT)
+        elif codes.scalers.training:
+            codes.learn(raw, batch, torch.where(codes.moved, 0.0, math.inf))
+            codes.moved.fill_(False)
+        loc, _, there = codes.base(batch, raw)
         return loc, there
 
 

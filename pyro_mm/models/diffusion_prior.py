@@ -66,8 +66,8 @@ class Averaged(nn.Module):
     """The running mean of a network's weights, which samples and densities are made with.
 
     Samples of a diffusion are much better with the mean of the last thousand or so steps' weights than with the last
-    step's.  The mean starts as that of all steps so far, so that short training is averaged as well.  What trains it,
-    `denoising`, calls `learning()`.
+    step's.  At first the mean is over about the last tenth of the steps so far, so that short training is averaged as
+    well.  What trains it, `denoising`, calls `learning()`, once a step; every call counts as one.
 
     Args:
         decay: of the mean, once there were enough steps.
@@ -101,8 +101,9 @@ class DiffusionPrior(nn.Module):
     """p(z) by the probability flow of a diffusion, `Diffused`: an exact density for every network, if a dear one.
 
     It is not fitted by its density: `with_prior` takes `denoising`, the velocity's squared error, and an objective that
-    trains everything at once may take `bound`, the evidence bound of the diffusion, in place of p(z).  Unfitted it is
-    N(0, I).  Latents of about unit scale are learnt fastest.
+    trains everything at once may take `bound`, the evidence bound of the diffusion, in place of p(z): `elbo` only, and
+    likelihoods are asked of a model with the prior itself.  Unfitted it is N(0, I).  Latents of about unit scale are
+    learnt fastest.
 
         better = with_prior(recipe, DiffusionPrior(dim), epochs=100)
         fit(better, data)
@@ -143,6 +144,11 @@ class DiffusionPrior(nn.Module):
 
 class Bound(nn.Module):
     """See `DiffusionPrior.bound`."""
+
+    no_likelihood = (
+        "its prior is DiffusionPrior.bound, one noisy draw of a lower bound of log p(z), whose exponential has another "
+        "mean: ask a model with the prior itself"
+    )
 
     def __init__(self, prior: DiffusionPrior) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ __all__ = ["Restored", "Scaler"]
 
 
 class Scaler(nn.Module):
-    """Codes brought to mean 0 and variance 1 over all rows that were seen in training mode.
+    """Codes brought to mean 0 and variance 1 over the rows that were seen in training mode.
 
     Running sums, not a batch's own moments: rows do not depend on each other, and what is masked counts nowhere.
     """
@@ -40,8 +41,14 @@ class Scaler(nn.Module):
         return self.mean + self.scale * z
 
     @torch.no_grad()
-    def learn(self, code: Tensor, rows: Tensor) -> None:
-        """Take codes `(N, D)` of these rows `(N,)` into mean and variance (Chan et al. 1979)."""
+    def learn(self, code: Tensor, rows: Tensor, memory: float | Tensor = math.inf) -> None:
+        """Take codes `(N, D)` of these rows `(N,)` into mean and variance (Chan et al. 1979).
+
+        The rows so far count as no more than `memory`, so that older ones fade; 0 forgets them.
+        """
+        kept = (memory / self.count.clamp(min=1)).clamp(max=1.0)
+        self.count *= kept
+        self.square *= kept
         new = torch.where(rows[:, None], code, 0.0)
         n = rows.sum().to(code.dtype)
         mean = new.sum(0) / n.clamp(min=1)

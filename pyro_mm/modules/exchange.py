@@ -67,9 +67,10 @@ def _opinions(modules: Sequence[ClassMixture], batch: Batch, send: Send) -> list
     return out
 
 
-def with_entry(batch: Batch, name: str, value: Tensor) -> Batch:
-    """The batch with one more entry, present in every row."""
-    return Batch({**batch.x, name: value}, {m: k for m, k in batch.mask.items() if m != name})
+def with_entry(batch: Batch, name: str, value: Tensor, rows: Tensor | None = None) -> Batch:
+    """The batch with one more entry, present in these rows `(N,)`; default all."""
+    mask = {m: k for m, k in batch.mask.items() if m != name}
+    return Batch({**batch.x, name: value}, mask if rows is None else {**mask, name: rows})
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ def exchange(
 
     With alpha = 1, `UnitGaussians` for the codes, `likelihood_message` and a guide that hears mu as well (`tilted`),
     every part is a coordinate of one bound of p(c) N(z; m_c, I) p(x | z) prod_j p(x_j | c), under q(z | x) q(c).
-    The papers send a draw of z and the mean of the likeliest class instead, and their guide does not see mu.
+    The papers send a draw of z and the mean of the likeliest class instead, and their guide does not see mu.  Of a
+    row in which the guide sees nothing there is nothing to send: to the classes its code is missing.
 
     Args:
         model, guide: the VAE, e.g. `models.Joint` and `guides.Experts`; a guide that is told of mu is
@@ -140,6 +142,7 @@ def exchange(
     if not isinstance(part, Gaussians | UnitGaussians):
         raise ValueError(f"the first module needs Gaussians called '{code}'; it has {list(modules[0].parts)}")
     mu = part.loc.new_zeros(len(batch), part.loc.shape[-1])
+    rows = batch.present(getattr(guide, "names", None) or getattr(model, "names", None))
     objective = elbo(believe(model, site, NormalMessage(message)), guide, beta=alpha)
     r, losses = start, list[float]()
     for t in range(rounds):
@@ -150,9 +153,16 @@ def exchange(
         with torch.no_grad():
             losses.append(float(objective(told)))
         codes = encode(guide, told).mean[site]
-        seen = with_entry(batch, code, codes)
-        r = agree(modules, seen, k_means(codes, modules[0].classes, seed) if r is None else r, steps, send=send)
+        seen = with_entry(batch, code, codes, rows)
+        r = agree(modules, seen, _clusters(codes, rows, modules[0].classes, seed) if r is None else r, steps, send=send)
         mu = r @ part.loc.detach()
     if r is None:
         raise ValueError(f"an exchange has at least one round, got {rounds}")
     return Exchange(r, codes, mu, losses)
+
+
+def _clusters(codes: Tensor, rows: Tensor, classes: int, seed: int) -> Tensor:
+    """k-means of the codes of these rows; the others may be anything, `(N, C)`."""
+    r = codes.new_full((len(codes), classes), 1 / classes)
+    r[rows] = k_means(codes[rows], classes, seed)
+    return r

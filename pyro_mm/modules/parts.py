@@ -78,6 +78,8 @@ class Gaussians(Part):
     @torch.no_grad()
     def maximise(self, x: Tensor, r: Tensor) -> None:
         rows, dim = r.sum(-1), x.shape[-1]
+        if not bool(rows.sum() > 0):  # no row, no news
+            return
         self.center.copy_((rows @ x) / rows.sum())
         n = r.sum(0).unsqueeze(-1)
         self.loc.copy_((self.center + r.T @ x) / (1 + n))

@@ -49,7 +49,8 @@ def adversarial(model: Program, guide: Program, name: str, discriminator: nn.Mod
     """-E log D(G(z)), z ~ p(z), and the same with z ~ q(z | x): what makes a decoder's means look real, as a loss.
 
     G(z) is the mean of p(x_m | z).  The non-saturating form (Goodfellow et al. 2014, section 3), with fakes from prior
-    and posterior as in JMVAE-GAN and VAE/GAN (Larsen et al. 2016).  Means over the rows that have the modality.
+    and posterior as in JMVAE-GAN and VAE/GAN (Larsen et al. 2016).  Sums over the rows that have the modality, divided
+    by all rows, as every other term.
 
     No bound of any likelihood: a decoder that was trained by it has none worth reporting (`no_likelihood`).
 
@@ -116,7 +117,7 @@ class Discrimination(Adversarial):
         loss = softplus(-real) + sum(softplus(f) for f in fake)
         out: Tensor = torch.where(rows, loss, 0.0).sum() / len(batch)
         self.report = {"": out.detach(), **self._figures(rows, x, fakes[0], real.detach(), torch.stack(fake).detach())}
-        if self.training:
+        if self.discriminator.training:  # the rest of a turn that moves D alone is in evaluation mode
             self._watch()
         return out
 

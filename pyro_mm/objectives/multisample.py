@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import log
 from typing import Any
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from pyro_mm.batch import Batch
-from pyro_mm.distributions import independent_components
+from pyro_mm.distributions import DiffusedBound, independent_components
 from pyro_mm.handlers import Program, frozen, given, masked, particles, rows_of
 from pyro_mm.objectives.algebra import Objective, Term
 from pyro_mm.objectives.elbo import require_reparameterised
 from pyro_mm.objectives.formula import q_of, targets_of, tex
 from pyro_mm.objectives.scaling import Weights, known_weights
 from pyro_mm.objectives.schedules import Schedule, value_of
-from pyro_mm.weights import Run, check_sites, replay_where_seen, run, run_pair, total_log_weight
+from pyro_mm.weights import Run, Site, check_sites, replay_where_seen, run, run_pair, total_log_weight
 
 __all__ = ["dreg", "iwae", "looser"]
 
@@ -99,6 +99,7 @@ class Iwae(Term):
         rows = self.rows(batch)
         pair = run_pair(self._wrapped(self.model, rows), self._wrapped(self.guide, rows), batch)
         require_reparameterised(*pair.guide.values())
+        require_densities(pair.model.values(), self.k)
         return self._loss(log_mean_exp(total_log_weight(pair, scaled=True)), batch)
 
     def _loss(self, bound: Tensor, batch: Batch) -> Tensor:
@@ -175,6 +176,7 @@ class Looser(Iwae):
             pair = Run(replay_where_seen(model, batch, drawn), replay_where_seen(scored_by, batch, drawn))
             check_sites(pair.model, pair.guide)
             require_reparameterised(*drawn.values())
+            require_densities(pair.model.values(), self.k)
             total = total + log_mean_exp(total_log_weight(pair, scaled=True)) / count
         return self._loss(total, batch)
 
@@ -201,6 +203,7 @@ def doubly_reparameterised(
     check_sites(pair.model, pair.guide)
     require_reparameterised(*drawn.values())
     log_w = total_log_weight(pair, scaled=True)
+    require_densities(pair.model.values(), len(log_w))
     normalised = log_w.detach().softmax(0)
     gate.factor = 1 - beta + beta * normalised
     bound = log_mean_exp(log_w.detach())
@@ -226,6 +229,16 @@ class _Gate(torch.autograd.Function):
         w = ctx.gate.factor
         w = w.unsqueeze(1) if w.dim() == 2 else w
         return grad * w.reshape(*w.shape, *[1] * ctx.event_dim), None, None
+
+
+def require_densities(sites: Iterable[Site], k: int) -> None:
+    """Raise ValueError where a logarithm of several draws would exponentiate a draw of a bound."""
+    for site in sites if k > 1 else ():
+        if isinstance(site.fn, DiffusedBound):
+            raise ValueError(
+                f"'{site.name}' gives a noisy draw of a bound (DiffusionPrior.bound) for its log-density: only elbo, "
+                "or k = 1, may use it"
+            )
 
 
 def log_mean_exp(log_w: Tensor) -> Tensor:

@@ -89,7 +89,8 @@ def in_turn(epochs: int, *turns: Stage, name: str = "", lr: float | None = None)
     """A stage with several optimisers: at every minibatch each one steps, in this order, for its own objective.
 
     Each turn is a `Stage` that says what it minimises and what it moves; its epochs do not count.  What one turn moves
-    gets no gradient from another.  Logs and validation have the loss of the first turn, and the terms of all of them.
+    gets no gradient from another, but is in training mode for all of them, as is usual for GANs: batch statistics move
+    in every turn.  Logs and validation have the loss of the first turn, and the terms of all of them.
     Such a stage trains eagerly and in one process.
 
     Raises:

@@ -62,7 +62,7 @@ def mld(
     first = nll(model, codes, weights=weights)
     second = masked_denoising(Learnt(codes), velocity, sizes, share)
     stages = [
-        Stage(first, 1, [*(r.decoder for r in restored.values()), codes.encoders], name="autoencoders"),
+        Stage(first, 1, [*(r.decoder for r in restored.values()), codes], name="autoencoders"),
         Stage(second, 1, [velocity, codes.scalers], name="diffusion"),
     ]
     return Recipe("mld", model, guide, first + second, stages)

@@ -78,6 +78,8 @@ def test_what_cannot_be_done_is_said(monkeypatch) -> None:
     other = Modality("picture", (1, 4, 4), likelihoods.Bernoulli())
     with pytest.raises(ValueError, match="there is no decoder of 'picture' to replace"):
         with_decoder(recipe, DiffusionDecoder(other, 2, widths=(8, 8)))
+    with pytest.raises(TypeError, match="reads the z of a Joint, not the latents of Hierarchical"):
+        with_decoder(variants.nexus_elbo([IMAGE, LABEL], 2), DiffusionDecoder(IMAGE, 2, widths=(8, 8)))
     real = builtins.__import__
 
     def without(name, *args, **kwargs):

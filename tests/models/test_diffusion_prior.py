@@ -9,11 +9,14 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+from pyro_mm import variants
 from pyro_mm.batch import Batch
-from pyro_mm.models import DiffusionPrior
+from pyro_mm.evaluation import NoLikelihood, log_marginal
+from pyro_mm.models import DiffusionPrior, Joint
 from pyro_mm.models.diffusion_prior import Averaged, Velocity
-from pyro_mm.objectives import denoising
+from pyro_mm.objectives import denoising, dreg, elbo, iwae
 from tests.helpers.diffusions import KnownDiffusion
+from tests.helpers.oracle import LG
 
 D = torch.float64
 
@@ -98,6 +101,23 @@ def test_its_bound_trains_the_network_and_is_exact_before_that() -> None:
     assert abs((bound - normal).mean()) < 4 * (bound - normal).std() / 4000**0.5
     bound.mean().backward()
     assert prior.velocity.net.leave[-1].weight.grad.abs().sum() > 0 and int(prior.velocity.steps) == 1
+
+
+def test_its_bound_is_no_density_and_likelihoods_say_so() -> None:
+    """One draw of a bound, exponentiated, is too large on average; with one draw it is an ELBO like any other."""
+    lg = LG({"a": 3, "b": 2})
+    prior = DiffusionPrior(2, width=8).double().train()
+    exact = lg.model()
+    model = Joint(exact.decoders, prior.bound)
+    guide = variants.mvae(lg.modalities(), 2).guide.double()
+    batch = lg.data(20)
+    with pytest.raises(NoLikelihood, match=r"DiffusionPrior\.bound, one noisy draw of a lower bound"):
+        log_marginal(model, guide, batch, 10)
+    for objective in (iwae(model, guide, 2), dreg(model, guide, 2)):
+        with pytest.raises(ValueError, match="'z' gives a noisy draw of a bound"):
+            objective(batch)
+    assert torch.isfinite(iwae(model, guide, 1)(batch)) and torch.isfinite(elbo(model, guide)(batch))
+    log_marginal(Joint(exact.decoders, prior), guide, batch, 10)
 
 
 def test_rows_with_nothing_present_teach_it_nothing() -> None:

@@ -173,6 +173,25 @@ def test_a_second_modality_makes_clusters_of_digits_purer():
     assert scores[1] > max(scores[0], scores[2]) + 0.05
 
 
+def test_rows_without_data_for_the_vae_send_no_code():
+    """Such rows leave the Gaussians of the codes where they are, and hear their class from the words alone."""
+    lg, batch = toy(90)
+    seen = torch.arange(90) % 5 != 0
+    holed = Batch(batch.x, {"a": seen, "words": torch.ones(90, dtype=torch.bool)})
+    start = nn.functional.one_hot(torch.arange(90) % 3, 3).double()
+    ends = []
+    for rows, r in ((holed, start), (holed[seen], start[seen])):
+        code = ClassMixture({"code": Gaussians(2, 3)}, 3).double()
+        exchange(lg.model(), exact_guide(lg), [code], rows, rounds=1, epochs=0, steps=0, start=r)
+        ends.append((code.parts["code"].loc.detach(), code.parts["code"].tril().detach()))
+    torch.testing.assert_close(*ends)
+    both = [ClassMixture({"code": Gaussians(2, 3)}, 3).double(), ClassMixture({"words": Counts(4, 3)}, 3).double()]
+    out = exchange(lg.model(), exact_guide(lg), both, holed, rounds=1, epochs=0, steps=20)
+    words = both[1].parts["words"].logits.log_softmax(-1)
+    alone = (both[0].logits.log_softmax(-1) + batch.x["words"] @ words.T).softmax(-1)[~seen]
+    torch.testing.assert_close(out.responsibilities[~seen], alone)
+
+
 def test_mistakes_are_named():
     lg, batch = toy(6)
     pair = lg.model(), exact_guide(lg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 
 import pyro
@@ -13,9 +14,12 @@ from torch.nn.functional import binary_cross_entropy_with_logits as cross_entrop
 
 from pyro_mm import likelihoods, networks
 from pyro_mm.batch import Batch
-from pyro_mm.modality import Modality
+from pyro_mm.guides import Experts, product_of_experts
+from pyro_mm.modality import Modality, decoders, encoders
+from pyro_mm.models import Joint
 from pyro_mm.objectives import Discriminator, adversarial, discrimination
 from pyro_mm.objectives.adversarial import WATCHED
+from pyro_mm.training import Stage, fit, in_turn
 
 D = torch.float64
 
@@ -125,6 +129,23 @@ def test_collapse_and_a_discriminator_that_is_sure_are_said_once() -> None:
     assert len(texts) == 2
     assert texts[0].startswith("draws of 'x' differ by 0% of what data differ: the generator has collapsed")
     assert texts[1].startswith("the discriminator is certain of every 'x', real or made")
+
+
+def test_a_collapse_is_said_while_training_in_turns(monkeypatch) -> None:
+    """The turn that moves D alone has everything else in evaluation mode, and watches all the same."""
+    monkeypatch.setattr(sys.modules["pyro_mm.objectives.adversarial"], "WATCHED", 5)
+    torch.manual_seed(0)
+    image = Modality("x", (3,), likelihoods.Normal(1.0), networks.MLP((8,)))
+    model = Joint(decoders([image], 2), 2)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+    critic, guide = Discriminator(image), Experts(encoders([image], 2), product_of_experts)
+    first = Stage(adversarial(model, guide, "x", critic), 1, guide)
+    stage = in_turn(2, first, Stage(discrimination(model, guide, "x", critic), 1, critic))
+    batch = Batch({"x": torch.randn(40, 3)})
+    with pytest.warns(UserWarning, match=r"draws of 'x' differ by 0% .* \(over 5 steps\)"):
+        fit([stage], batch, batch_size=10, progress=False)
 
 
 def test_the_discriminator_has_spectral_norms_and_fits_the_modality() -> None:

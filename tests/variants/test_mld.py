@@ -90,6 +90,21 @@ def test_codes_are_brought_to_mean_0_and_variance_1() -> None:
     torch.testing.assert_close(scaler.mean, seen.mean(0))
 
 
+def test_older_rows_fade_where_memory_is_short() -> None:
+    scaler, parts = Scaler(1), torch.randn(3, 100, 1) * torch.tensor([1.0, 2.0, 4.0]).view(3, 1, 1)
+    for part in parts:
+        scaler.learn(part, torch.ones(100, dtype=torch.bool), 50)
+    # Of each earlier lot half of the weight is left, then half of 100 + 50 rows' ...
+    squares = [(p - p.mean()).square().sum() for p in parts]
+    first = (0.5 * squares[0] + squares[1], 0.5 * parts[0].sum() + parts[1].sum(), torch.tensor(150.0))
+    between = (parts[0].mean() - parts[1].mean()).square() * 50 * 100 / 150
+    total, mean = first[0] + between, first[1] / first[2]
+    both = total / 3 + squares[2] + (mean - parts[2].mean()).square() * 50 * 100 / 150
+    torch.testing.assert_close(scaler.scale, (both / 149).sqrt().view(1))
+    scaler.learn(parts[0], torch.ones(100, dtype=torch.bool), 0)
+    torch.testing.assert_close(scaler.scale, parts[0].std(0))
+
+
 MODALITIES = [
     Modality("a", (2,), likelihoods.Normal(0.1), networks.MLP((16,))),
     Modality("b", (3,), likelihoods.Normal(0.1), networks.MLP((16,))),
@@ -124,6 +139,10 @@ def test_through_fit_one_modality_brings_the_other_and_a_run_resumes(tmp_path) -
     assert agree.float().mean() > 0.9
     whole = encode(recipe.guide, complete, seed=0).draws["z"]
     assert (whole.std(1) - 1).abs().max() < 0.2
+    with torch.no_grad():  # the second stage has scalers of its rows alone, and noise was of this size before it too
+        raw = recipe.guide.codes.raw(batch)
+    for m, code in raw.items():
+        torch.testing.assert_close(recipe.guide.codes.scalers[m].scale, code[batch.mask[m]].std(0), rtol=2e-3, atol=0)
     with pytest.raises(NoLikelihood, match="MLD's autoencoders are trained to rebuild x"):
         log_marginal(recipe.model, recipe.guide, complete, 10)
     again = variants.mld(MODALITIES, {"a": 1, "b": 2}, width=64, blocks=2, steps=8)

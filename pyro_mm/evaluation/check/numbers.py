@@ -16,6 +16,7 @@ from pyro_mm.evaluation.certificate import Certificate
 from pyro_mm.evaluation.check.missing import substitutes
 from pyro_mm.evaluation.check.pair import Failure, Pair, Skip, copy_of, difference, first_line, with_values
 from pyro_mm.evaluation.effort import Effort
+from pyro_mm.evaluation.evidence import why_none
 from pyro_mm.evaluation.generation import generate, simulated
 from pyro_mm.evaluation.proposals import evaluating
 from pyro_mm.evaluation.sandwich import ends
@@ -73,7 +74,7 @@ def support(pair: Pair) -> str:
 
 def bounds(pair: Pair) -> str:
     """More draws tighten the bound, and the ends of the sandwich do not cross, within 4 standard errors."""
-    if reason := getattr(pair.model, "no_likelihood", None):
+    if reason := why_none(pair.model):
         raise Skip(f"the model has no likelihood: {reason}")
     sizes = (1, 10, min(pair.k, 100))
     rows = min(SIMULATED, max(len(pair.holed), NUMBERS // (sum(sizes) * max(pair.width, 1))))
