@@ -90,8 +90,8 @@ def elpd(evidence: Evidence) -> Any:
     times the differences and standard errors of `compare` (its `dse` divides by N where ours divides by N - 1).
     ArviZ files it under "loo", the one kind of held-out result it knows; nothing was left out and refitted, and `p`,
     the effective number of parameters, is not defined (NaN).  Rows with k-hat above its threshold count as warnings.
-    `az.compare` finds model weights by exponentiating l_n, which is 0 below about -745 nats: pass
-    `method="pseudo-bma"` there.
+    Rows that are not `scored` are left out.  `az.compare` finds model weights by exponentiating l_n, which is 0 below
+    about -745 nats: pass `method="pseudo-bma"` there.
 
     Raises:
         ValueError: naming the quantity, when an estimate is not finite (ArviZ would drop such rows silently).
@@ -100,6 +100,7 @@ def elpd(evidence: Evidence) -> Any:
 
     if bad := int((~torch.isfinite(evidence.estimate)).sum()):
         raise ValueError(f"{evidence.quantity} is not finite in {bad} of {len(evidence)} rows")
+    evidence = evidence.of_scored()
     rows = {"datum": np.arange(len(evidence))}
     pointwise, khat = (DataArray(_array(v), coords=rows, dims=["datum"]) for v in (evidence.estimate, evidence.khat))
     n = len(evidence)

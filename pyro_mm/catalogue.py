@@ -181,8 +181,8 @@ def _own_number(recipe: Recipe, data: Batch, k: int) -> str:
     except NoLikelihood as reason:
         return f"no likelihood: {reason}"
     return (
-        f"log p(X) of {len(data)} data of the untrained model lies between {ends.lower.mean().item():.3f} and "
-        f"{ends.upper.mean().item():.3f} (sandwich, K = {k:,})"
+        f"log p(X) of {len(data)} data of the untrained model lies between {ends.mean_lower:.3f} and "
+        f"{ends.mean_upper:.3f} (sandwich, K = {k:,})"
     )
 
 

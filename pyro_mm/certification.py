@@ -12,7 +12,7 @@ from pyro_mm.evaluation.ais import ais
 from pyro_mm.evaluation.certificate import MEANING, Certificate
 from pyro_mm.evaluation.conditional import log_conditional
 from pyro_mm.evaluation.effort import refinable
-from pyro_mm.evaluation.evidence import Evidence, NoLikelihood
+from pyro_mm.evaluation.evidence import Evidence, NoLikelihood, over
 from pyro_mm.evaluation.marginal import log_marginal
 from pyro_mm.evaluation.psis import threshold
 from pyro_mm.evaluation.sandwich import sandwich
@@ -56,9 +56,9 @@ class Certification:
         out = []
         for q, evidence in self.real.items():
             simulated = self.certificates[q][0]
-            assert simulated.ess is not None and simulated.khat is not None
+            assert simulated.median_ess is not None
             more = evidence.unreliable_share - _heavy(simulated)
-            if evidence.ess.median() < 0.5 * simulated.ess.median() or more > 0.1:
+            if evidence.median_ess < 0.5 * simulated.median_ess or more > 0.1:
                 out.append(q)
         return out
 
@@ -72,8 +72,8 @@ class Certification:
         for q, found in self.certificates.items():
             for c in found:
                 ends = [
-                    f"{c.lower.mean().item():.3f}",
-                    f"{c.upper.mean().item():.3f}",
+                    f"{c.mean_lower:.3f}",
+                    f"{c.mean_upper:.3f}",
                     f"{c.gap:.4f}",
                     f"{c.gap_se:.4f}",
                 ]
@@ -147,19 +147,19 @@ def _estimated(recipe: Recipe, rows: Batch, of: Names, given: Names, k: int, opt
 
 def _heavy(c: Certificate) -> float:
     assert c.khat is not None
-    return (c.khat >= threshold(c.k)).double().mean().item()
+    return over(c.scored, c.khat >= threshold(c.k)).double().mean().item()
 
 
 def _trust(c: Certificate) -> list[str]:
     if c.ess is None or c.method != "sandwich":
         return ["", ""]
-    return [f"{c.ess.median().item():.0f}", percent(_heavy(c))]
+    return [f"{c.median_ess:.0f}", percent(_heavy(c))]
 
 
 def _real(evidence: Evidence | None, c: Certificate) -> list[str]:
     if evidence is None or c.method != "sandwich":
         return ["", ""]
-    return [f"{evidence.ess.median().item():.0f}", percent(evidence.unreliable_share)]
+    return [f"{evidence.median_ess:.0f}", percent(evidence.unreliable_share)]
 
 
 def _wrapped(lines: Sequence[str]) -> list[str]:

@@ -68,7 +68,7 @@ class Zoo:
                 "gap": self.gap(name).mean().item(),
                 "gap_se": self.gap(name).std().item() / n,
                 "unreliable": 1 - kept.iwae.reliable.double().mean().item(),
-                "median_ess": kept.iwae.ess.median().item(),
+                "median_ess": kept.iwae.median_ess,
                 "seconds": kept.seconds,
             }
             for name, kept in self.guides.items()

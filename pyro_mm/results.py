@@ -142,7 +142,7 @@ def quantity(of: Names, given: Names) -> str:
 def table(results: dict[str, Any]) -> str:
     """`Results.to_json()` as aligned text."""
     head = ["quantity", "mean", "SE", "MC SE", "median ESS", f"k-hat > {threshold(results['k']):.2f}"]
-    lines = aligned([head, *(_row(shortened(q), r) for q, r in results["likelihoods"].items())])
+    lines = aligned([head, *(_row(q, r, results["rows"]) for q, r in results["likelihoods"].items())])
     if results["accuracy"]:
         lines += ["", f"of {results['label']} from {', '.join(results['given'])}:"]
         lines += [f"  {name:18} {percent(a['value'])} +- {percent(a['se'])}" for name, a in results["accuracy"].items()]
@@ -188,10 +188,12 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _row(name: str, found: dict[str, Any]) -> list[str]:
+def _row(name: str, found: dict[str, Any], rows: int) -> list[str]:
     if "unavailable" in found:
-        return [name, "not available", "", "", "", ""]
-    numbers = [f"{found['mean']:.2f}", f"{found['se']:.2f}", f"{found['mc_se']:.3f}"]
+        return [shortened(name), "not available", "", "", "", ""]
+    name = shortened(found["quantity"]) + (f", {found['n']:,} rows" if found["n"] < rows else "")
+    error = "-" if found["mc_se"] is None else f"{found['mc_se']:.3f}"
+    numbers = [f"{found['mean']:.2f}", f"{found['se']:.2f}", error]
     return [name, *numbers, f"{found['median_ess']:.0f}", percent(found["khat_above"])]
 
 

@@ -24,9 +24,9 @@ from pyro_mm.evaluation.chunks import MEMORY
 from pyro_mm.evaluation.conditional import Names, asked_for, conditional_name
 from pyro_mm.evaluation.effort import Effort
 from pyro_mm.evaluation.estimation import planned
-from pyro_mm.evaluation.evidence import Evidence
+from pyro_mm.evaluation.evidence import Evidence, those_scored
 from pyro_mm.evaluation.generation import simulated
-from pyro_mm.evaluation.marginal import Marginal, evidence_of, quantity_of, require_likelihood
+from pyro_mm.evaluation.marginal import Marginal, about, evidence_of, quantity_of, require_likelihood
 from pyro_mm.evaluation.proposals import evaluating
 from pyro_mm.evaluation.refine import Refiner
 from pyro_mm.evaluation.sandwich import Ends, conditional_ends, exact_latents
@@ -80,12 +80,13 @@ def ais(
         if of is None and given is None:
             require_likelihood(model)
             return settings.certificate(
-                *_both(model, guide, data, truth, effort, settings), data, quantity_of(model, data)
+                *_both(model, guide, data, truth, effort, settings), data, quantity_of(model, data), about(model, data)
             )
         a, b = asked_for(model, data, of, given)
         both, rate = _both(model, guide, data.only(*a, *b), truth, effort, settings)
         part, other = _both(model, guide, data.only(*b), truth, effort, settings)
-        return settings.certificate(conditional_ends(both, part), min(rate, other), data, conditional_name(a, b))
+        found = conditional_ends(both, part)
+        return settings.certificate(found, min(rate, other), data, conditional_name(model, a, b), data.present(a))
 
 
 def log_marginal_ais(
@@ -116,7 +117,7 @@ def log_marginal_ais(
             path = Path(quantity, block, effort)
             log_w, _ = path.forward(settings.schedule(path), chains)
             parts.append(evidence_of(_sums(log_w), quantity.name, settings.name(path)))
-    return Evidence.join(parts)
+    return replace(Evidence.join(parts), scored=those_scored(quantity.asks(batch)))
 
 
 @dataclass(frozen=True)
@@ -140,9 +141,9 @@ class Settings:
         """`annealed in 100 steps from 0.9 guide + 0.1 prior`."""
         return f"annealed in {self.temperatures} steps from {path.name}"
 
-    def certificate(self, ends: Ends, rate: float, data: Batch, quantity: str) -> Certificate:
-        """With what is needed to repeat it."""
-        made = ends.certificate(data, self.chains, "BDMC", quantity)
+    def certificate(self, ends: Ends, rate: float, data: Batch, quantity: str, asked: Tensor) -> Certificate:
+        """With what is needed to repeat it; `asked` are the rows that it is about."""
+        made = ends.certificate(data, self.chains, "BDMC", quantity, asked)
         return replace(
             made, settings={"temperatures": self.temperatures, "leaps": self.leaps, "acceptance": round(rate, 3)}
         )

@@ -91,7 +91,8 @@ def bits_per_dim(
     """-log p / (D log 2), plus log2 `levels` for a density of grey values on [0, 1].
 
     Args:
-        nats: log-likelihoods, one per datum.  For a bound from below these bits are a bound from above.
+        nats: log-likelihoods, one per datum; of an `Evidence` those that are `scored`.  For a bound from below these
+            bits are a bound from above.
         dims: D, an event shape, or the modality itself, whose likelihood is then checked.
         levels: how many grey levels the data had before `dequantised` spread them over [0, 1); None for probabilities
             (of counts, labels, binary pixels), and for densities in units of their own.
@@ -100,6 +101,7 @@ def bits_per_dim(
         NoLikelihood: the modality's likelihood is a `PseudoBernoulli`, which is no density.
         ValueError: `levels` for a discrete likelihood, whose values are probabilities already.
     """
+    nats = nats.of_scored() if isinstance(nats, Evidence) else nats
     size = dims if isinstance(dims, int) else prod(dims.shape if isinstance(dims, Modality) else dims)
     if size < 1:
         raise ValueError(f"bits per dimension need at least one dimension, got {dims!r}")

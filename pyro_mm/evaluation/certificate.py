@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from pyro_mm.batch import Batch
+from pyro_mm.evaluation.evidence import over
 
 __all__ = ["Certificate", "MEANING"]
 
@@ -31,6 +32,7 @@ class Certificate:
         quantity: what is enclosed.
         ess, khat: of the weights behind the lower end (for a conditional, the worse of both parts), `(N,)`.
         settings: what else is needed to repeat it, and acceptance rates.
+        scored: bool `(N,)`, the rows that have something of it, over which means are; None for all.
     """
 
     lower: Tensor
@@ -42,45 +44,67 @@ class Certificate:
     ess: Tensor | None = None
     khat: Tensor | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    scored: Tensor | None = None
+
+    @property
+    def n(self) -> int:
+        """How many rows it is about."""
+        return len(over(self.scored, self.lower))
+
+    @property
+    def mean_lower(self) -> float:
+        """Mean of `lower`."""
+        return over(self.scored, self.lower).mean().item()
+
+    @property
+    def mean_upper(self) -> float:
+        """Mean of `upper`."""
+        return over(self.scored, self.upper).mean().item()
 
     @property
     def gap(self) -> float:
         """Mean of upper - lower."""
-        return (self.upper - self.lower).mean().item()
+        return over(self.scored, self.upper - self.lower).mean().item()
 
     @property
     def gap_se(self) -> float:
         """Its standard error over the simulated data."""
-        n = len(self.lower)
-        return (self.upper - self.lower).std().item() / sqrt(n) if n > 1 else float("nan")
+        gaps = over(self.scored, self.upper - self.lower)
+        return gaps.std().item() / sqrt(len(gaps)) if len(gaps) > 1 else float("nan")
 
     @property
     def mc_se(self) -> float | None:
         """Monte Carlo standard error of the mean lower end; what both ends share of it does not show in the gap."""
         if self.ess is None:
             return None
-        return (1 / self.ess - 1 / self.k).clamp(min=0.0).sum().sqrt().item() / len(self.ess)
+        ess = over(self.scored, self.ess)
+        return (1 / ess - 1 / self.k).clamp(min=0.0).sum().sqrt().item() / len(ess)
+
+    @property
+    def median_ess(self) -> float | None:
+        """Median of `ess`."""
+        return None if self.ess is None else over(self.scored, self.ess).median().item()
 
     def summary(self) -> dict[str, Any]:
         """Numbers for a table or JSON."""
         return {
             "quantity": self.quantity,
             "method": self.method,
-            "lower": self.lower.mean().item(),
-            "upper": self.upper.mean().item(),
+            "lower": self.mean_lower,
+            "upper": self.mean_upper,
             "gap": self.gap,
             "gap_se": self.gap_se,
-            "n": len(self.lower),
+            "n": self.n,
             "k": self.k,
-            **({} if self.ess is None else {"median_ess": self.ess.median().item(), "mc_se": self.mc_se}),
+            **({} if self.ess is None else {"median_ess": self.median_ess, "mc_se": self.mc_se}),
             **self.settings,
         }
 
     def __repr__(self) -> str:
         more = "".join(f", {name.replace('_', ' ')} {value}" for name, value in self.settings.items())
         return (
-            f"{self.method} of {self.quantity} on {len(self.lower)} simulated data, K={self.k}{more}: "
-            f"{self.lower.mean().item():.3f} to {self.upper.mean().item():.3f} nats, "
+            f"{self.method} of {self.quantity} on {self.n} simulated data, K={self.k}{more}: "
+            f"{self.mean_lower:.3f} to {self.mean_upper:.3f} nats, "
             f"gap {self.gap:.4f} +- {self.gap_se:.4f}"
             + ("" if self.mc_se is None else f" (MC of the ends {self.mc_se:.4f})")
         )

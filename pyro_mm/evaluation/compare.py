@@ -129,7 +129,7 @@ class Comparison:
         for name in (a, b):
             if name not in self.results:
                 raise ValueError(f"there is no model '{name}' in this comparison; it has {list(self.names)}")
-        one, other = self.results[a], self.results[b]
+        one, other = self._rows_of_both(self.results[a], self.results[b])
         d = (one.estimate.double() - other.estimate.double()).cpu()
         mc = (one.se.double().square() + other.se.double().square()).cpu()
         fine = (one.reliable & other.reliable).cpu()
@@ -137,6 +137,17 @@ class Comparison:
         bias = one.bias.double().mean().item() - other.bias.double().mean().item()
         share = (~fine).double().mean().item()
         return Difference(a, b, mean, se, mc.sum().sqrt().item() / len(d), bias, len(d), share, kept, kept_se)
+
+    @staticmethod
+    def _rows_of_both(one: Evidence, other: Evidence) -> tuple[Evidence, Evidence]:
+        """Those that both have something to say of."""
+        if one.scored is None and other.scored is None:
+            return one, other
+        every = torch.ones(len(one), dtype=torch.bool)
+        kept = [every if e.scored is None else e.scored.cpu() for e in (one, other)]
+        rows = (kept[0] & kept[1]).nonzero().flatten()
+        first, second = (e.rows(rows.to(e.estimate.device)) for e in (one, other))
+        return first, second
 
     def summary(self) -> dict[str, Any]:
         """Numbers for a table or JSON; models are in order of rank."""
@@ -146,14 +157,14 @@ class Comparison:
         }
         return {
             "quantity": self.quantity,
-            "n": len(self.results[self.best]),
+            "n": self.results[self.best].n,
             "models": models,
             "differences": {name: d.summary() for name, d in self.differences.items()},
             "warnings": list(self.warnings),
         }
 
     def __repr__(self) -> str:
-        head = f"{self.quantity}: {len(self.results[self.best]):,} rows, nats per row; differences are to the best"
+        head = f"{self.quantity}: {self.results[self.best].n:,} rows, nats per row; differences are to the best"
         rows = [["", "mean", "se", "MC se", "unreliable", "difference", "se", "MC se", "z", "p"]]
         differences = self.differences
         for name, e in self.results.items():

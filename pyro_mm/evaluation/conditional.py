@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
+from typing import Any
 
 import torch
 
@@ -14,8 +15,8 @@ from pyro_mm.evaluation.components import row_wise
 from pyro_mm.evaluation.discrete import enumerated_sites, left_to_model, log_posterior
 from pyro_mm.evaluation.effort import Effort
 from pyro_mm.evaluation.estimation import estimated
-from pyro_mm.evaluation.evidence import Evidence, NoLikelihood
-from pyro_mm.evaluation.marginal import Marginal, evidence_of, quantity_of, require_likelihood
+from pyro_mm.evaluation.evidence import Evidence, NoLikelihood, those_scored
+from pyro_mm.evaluation.marginal import Marginal, evidence_of, quantity_of, require_likelihood, titled
 from pyro_mm.evaluation.proposals import Proposal, evaluating, summed
 from pyro_mm.evaluation.refine import Refiner
 from pyro_mm.evaluation.streaming import RatioSums, WeightSums
@@ -47,7 +48,8 @@ def log_conditional(
 
     z_k from (1-a)/2 q(z|x_A,x_B) + (1-a)/2 q(z|x_B) + a p(z),  w_k = p(x_B, z_k) / q_mix(z_k),  u_k = w_k p(x_A|z_k):
     lhat = log (sum u / sum w).  It is no bound either way; `bias` estimates its first-order bias.  Private latents of
-    x_A are drawn from the model where the guide is shown x_B alone: they integrate out of the denominator.
+    x_A are drawn from the model where the guide is shown x_B alone: they integrate out of the denominator.  Rows that
+    lack all of x_A give 0 and count in no mean; those that lack x_B, or parts of it, are asked given what they have.
 
     Args:
         k, target_se, refine, defensive, independent, chunk, memory, seed: as in `log_marginal`; both guides of the
@@ -104,13 +106,14 @@ def _difference(
         own = replace(effort, seed=stream)
         parts.append(estimated(Marginal(program, guide, quantity_of(program, view), own), view, own))
     both, part = parts
+    asked = batch.present(a)  # of the others it is 0, not the difference of two noisy estimates of one number
     draws = None
     if both.draws is not None or part.draws is not None:
         draws = torch.maximum(both.draws_per_datum, part.draws_per_datum)
     return Evidence(
-        conditional_name(a, b),
-        both.estimate - part.estimate,
-        (both.se**2 + part.se**2).sqrt(),
+        conditional_name(model, a, b),
+        torch.where(asked, both.estimate - part.estimate, 0.0),
+        torch.where(asked, (both.se**2 + part.se**2).sqrt(), 0.0),
         torch.minimum(both.ess, part.ess),
         torch.maximum(both.khat, part.khat),
         both.bias - part.bias,
@@ -119,6 +122,7 @@ def _difference(
         both.prior_sites,
         draws,
         target,
+        those_scored(asked),
     )
 
 
@@ -150,7 +154,7 @@ def plug_in(
             for start in range(0, k, plan.particles):
                 sums.add(_plugged(model, guide, full, part, a, min(plan.particles, k - start)))
             parts.append(evidence_of(sums, f"log plug-in({', '.join(a)} | {', '.join(b)})", "guide"))
-    return Evidence.join(parts)
+    return replace(Evidence.join(parts), scored=those_scored(batch.present(a)))
 
 
 def _plugged(model: Program, guide: Program, full: Batch, part: Batch, a: tuple[str, ...], k: int) -> torch.Tensor:
@@ -184,6 +188,10 @@ class Conditional:
         """The guide is shown A and B, and B alone."""
         return [block, block.only(*self.given)]
 
+    def asks(self, batch: Batch) -> torch.Tensor:
+        """Rows in which something of A is present."""
+        return batch.present(self.of)
+
     def measured(self, proposal: Proposal, block: Batch, plan: Plan, k: int) -> Evidence:
         """From the sums of u and w over K draws."""
         sums = RatioSums(k)
@@ -199,7 +207,7 @@ class Conditional:
         u, w = sums.numerator, sums.denominator
         shown = [f"guide({', '.join(names)})" for names in (self.of + self.given, self.given)]
         return Evidence(
-            conditional_name(self.of, self.given),
+            conditional_name(self.model, self.of, self.given),
             sums.estimate,
             sums.variance.sqrt(),
             1 / torch.maximum(u.concentration, w.concentration),
@@ -240,9 +248,9 @@ def asked_for(
     return a, b
 
 
-def conditional_name(a: Sequence[str], b: Sequence[str]) -> str:
+def conditional_name(model: Any, a: Sequence[str], b: Sequence[str]) -> str:
     """`log p(image | label)`."""
-    return f"log p({', '.join(a)} | {', '.join(b)})"
+    return titled(model, f"log p({', '.join(a)} | {', '.join(b)})", (*a, *b))
 
 
 def _known_sites(model: Program, batch: Batch, of: Sequence[str], given: Sequence[str] = ()) -> Sites:

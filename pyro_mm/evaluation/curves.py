@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log, sqrt
 from typing import Any
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation.chunks import Plan
-from pyro_mm.evaluation.evidence import Evidence
-from pyro_mm.evaluation.marginal import evidence_of, quantity_of, require_likelihood
+from pyro_mm.evaluation.evidence import Evidence, over, those_scored
+from pyro_mm.evaluation.marginal import about, evidence_of, quantity_of, require_likelihood
 from pyro_mm.evaluation.proposals import Proposal, evaluating, shares_of
 from pyro_mm.evaluation.streaming import WeightSums
 from pyro_mm.handlers import Program
@@ -43,19 +43,19 @@ class KCurve:
     @property
     def mean(self) -> Tensor:
         """Mean over the data, `(len(ks),)`."""
-        return self.estimate.mean(-1)
+        return over(self.evidence.scored, self.estimate).mean(-1)
 
     @property
     def mean_se_mc(self) -> Tensor:
         """Monte Carlo standard error of `mean` for these very data, `(len(ks),)`."""
-        return self.se.square().sum(-1).sqrt() / self.estimate.shape[-1]
+        return over(self.evidence.scored, self.se).square().sum(-1).sqrt() / self.evidence.n
 
     def summary(self) -> dict[str, Any]:
         """Numbers for a table or JSON."""
         return {
             "quantity": self.evidence.quantity,
             "proposal": self.evidence.proposal,
-            "n": self.estimate.shape[-1],
+            "n": self.evidence.n,
             "k": list(self.ks),
             "blocks": list(self.blocks),
             "mean": self.mean.tolist(),
@@ -66,7 +66,7 @@ class KCurve:
         }
 
     def __repr__(self) -> str:
-        e, n = self.evidence, self.estimate.shape[-1]
+        e, n = self.evidence, self.evidence.n
         lines = [f"K-sample bounds of {e.quantity}, nats (N={n}, {e.proposal}; data SE {e.mean_se:.3f})"]
         for k, b, mean, se in zip(self.ks, self.blocks, self.mean.tolist(), self.mean_se_mc.tolist(), strict=True):
             lines.append(f"K = {k:<6} {mean:10.3f} +- {se:.4f} MC   {b} block{'s' if b > 1 else ''} a datum")
@@ -125,7 +125,8 @@ def k_curve(
             estimates.append(torch.stack([b.mean for b in blocks]))
             errors.append(torch.stack([b.se if b.count > 1 else _single(b.k, evidence) for b in blocks]))
     counts = tuple(total // k for k in sizes)
-    return KCurve(sizes, counts, torch.cat(estimates, -1), torch.cat(errors, -1), Evidence.join(parts))
+    found = replace(Evidence.join(parts), scored=those_scored(about(model, batch)))
+    return KCurve(sizes, counts, torch.cat(estimates, -1), torch.cat(errors, -1), found)
 
 
 def _single(k: int, evidence: Evidence) -> Tensor:

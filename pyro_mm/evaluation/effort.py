@@ -83,6 +83,9 @@ class Quantity(Protocol):
     def views(self, block: Batch) -> Sequence[Batch]:
         """What the guide is shown: one component of the proposal for each."""
 
+    def asks(self, batch: Batch) -> Tensor:
+        """Rows that have something of what it is about, bool `(N,)`."""
+
     def measured(self, proposal: Proposal, block: Batch, plan: Plan, k: int) -> Evidence:
         """The estimate from K draws of a proposal."""
 

@@ -9,7 +9,7 @@ from pyro_mm.batch import Batch
 from pyro_mm.evaluation.adaptive import PILOT, adaptive
 from pyro_mm.evaluation.chunks import Plan
 from pyro_mm.evaluation.effort import Effort, Quantity, fit_all, gradients, latents_of, proposal_of, refinable
-from pyro_mm.evaluation.evidence import Evidence
+from pyro_mm.evaluation.evidence import Evidence, those_scored
 from pyro_mm.evaluation.proposals import evaluating
 
 __all__ = ["estimated", "planned", "resolved"]
@@ -28,7 +28,7 @@ def estimated(quantity: Quantity, batch: Batch, effort: Effort) -> Evidence:
         plan = planned(quantity, batch, effort)
         solve = _fixed if effort.target_se is None else adaptive
         found = Evidence.join([solve(quantity, block, effort, plan) for block in plan.blocks(batch)])
-    return replace(found, target_se=effort.target_se)
+    return replace(found, target_se=effort.target_se, scored=those_scored(quantity.asks(batch)))
 
 
 def resolved(quantity: Quantity, batch: Batch, effort: Effort) -> Effort:

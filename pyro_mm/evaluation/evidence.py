@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_mm.evaluation.psis import threshold
 
-__all__ = ["Evidence", "NoLikelihood", "why_none"]
+__all__ = ["Evidence", "NoLikelihood", "those_scored", "why_none"]
 
 PER_DATUM = ("estimate", "se", "ess", "khat", "bias")
 
@@ -27,16 +27,28 @@ def why_none(model: Any) -> str | None:
     return next((r for part in (model, *parts) if (r := getattr(part, "no_likelihood", None))), None)
 
 
+def those_scored(rows: Tensor) -> Tensor | None:
+    """Bool `(N,)`, or None where it is all rows, or none."""
+    return None if bool(rows.all()) or not bool(rows.any()) else rows
+
+
+def over(scored: Tensor | None, value: Tensor) -> Tensor:
+    """Values of the rows that count, along the last dimension."""
+    return value if scored is None else value[..., scored.to(value.device)]
+
+
 @dataclass(frozen=True)
 class Evidence:
     """Estimated log-likelihoods, nats, one per datum; every tensor is `(N,)`.
+
+    Means, shares and medians are over the rows that are `scored`.
 
     Attributes:
         quantity: what was estimated, e.g. `log p(image | label)`.
         estimate: log of the importance-sampling average; for marginals a lower bound in expectation.
         se: Monte Carlo standard error of `estimate` (i.i.d. form): right for k-hat below about 0.5, small up to the
             threshold (0.7), and not to be believed above it.  Of one datum k-hat is a noisy judge: look at the share of
-            data above the threshold.  Where it is large, the others' errors are too small as well.
+            data above the threshold.  Where it is large, the others' errors are too small as well.  NaN for one draw.
         ess: effective number of the K draws (for a conditional, the smaller of its two parts').
         khat: Pareto shape of the weights' tail (for a conditional, the larger); -inf where the largest are equal.
         bias: first-order estimate of the estimator's bias; `estimate - bias` is the corrected value.
@@ -45,6 +57,8 @@ class Evidence:
         prior_sites: model latents that were drawn from the model because the guide lacks them.
         draws: draws of every datum `(N,)` where they differ.
         target_se: the standard error that was asked for.
+        scored: bool `(N,)`, rows that have something of what was asked about; None for all.  In the others `estimate`
+            is log p of nothing, 0, which would pull a mean towards 0.
     """
 
     quantity: str
@@ -58,25 +72,35 @@ class Evidence:
     prior_sites: tuple[str, ...] = ()
     draws: Tensor | None = None
     target_se: float | None = None
+    scored: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.estimate)
 
     @property
+    def n(self) -> int:
+        """How many rows are scored."""
+        return len(self) if self.scored is None else int(self.scored.sum())
+
+    def of_scored(self) -> Evidence:
+        """The rows that are scored."""
+        return self if self.scored is None else replace(self.rows(self.scored.nonzero().flatten()), scored=None)
+
+    @property
     def mean(self) -> float:
         """Mean over the data."""
-        return self.estimate.mean().item()
+        return over(self.scored, self.estimate).mean().item()
 
     @property
     def mean_se(self) -> float:
         """Standard error of `mean` for the population the data were drawn from; it includes Monte Carlo noise."""
-        n = len(self)
-        return self.estimate.std().item() / sqrt(n) if n > 1 else self.se.item()
+        own = over(self.scored, self.estimate)
+        return own.std().item() / sqrt(len(own)) if len(own) > 1 else over(self.scored, self.se).item()
 
     @property
     def mean_se_mc(self) -> float:
         """Monte Carlo standard error of `mean` for these very data."""
-        return self.se.square().sum().sqrt().item() / len(self)
+        return over(self.scored, self.se).square().sum().sqrt().item() / self.n
 
     @property
     def corrected(self) -> Tensor:
@@ -113,7 +137,12 @@ class Evidence:
     @property
     def unreliable_share(self) -> float:
         """Share of data that are not `reliable`: k-hat is above the threshold."""
-        return (~self.reliable).double().mean().item()
+        return over(self.scored, ~self.reliable).double().mean().item()
+
+    @property
+    def median_ess(self) -> float:
+        """Median of `ess`."""
+        return over(self.scored, self.ess).median().item()
 
     def summary(self) -> dict[str, Any]:
         """Numbers for a table or JSON."""
@@ -121,36 +150,38 @@ class Evidence:
             "quantity": self.quantity,
             "mean": self.mean,
             "se": self.mean_se,
-            "mc_se": self.mean_se_mc,
-            "n": len(self),
+            "mc_se": self.mean_se_mc if self.k > 1 else None,
+            "n": self.n,
             "k": self.k,
             "proposal": self.proposal,
-            "median_ess": self.ess.median().item(),
+            "median_ess": self.median_ess,
             "khat_above": self.unreliable_share,
             "khat_threshold": threshold(self.k),
-            "mean_bias": self.bias.mean().item(),
+            "mean_bias": over(self.scored, self.bias).mean().item(),
             "prior_sites": list(self.prior_sites),
-            **({} if self.draws is None else {"median_draws": self.draws.double().median().item()}),
+            **({} if self.draws is None else {"median_draws": over(self.scored, self.draws).double().median().item()}),
             **({} if self.target_se is None else {"target_se": self.target_se, "reached": self._reached_share()}),
         }
 
     def _reached_share(self) -> float:
-        return self.reached.double().mean().item()
+        return over(self.scored, self.reached).double().mean().item()
 
     def __repr__(self) -> str:
         k = f"K={self.k}" if self.draws is None else f"K={int(self.draws.min())} to {self.k}"
+        error = f"{self.mean_se_mc:.3f}" if self.k > 1 else "unknown"
+        n = f"N={self.n}" if self.scored is None else f"N={self.n} of {len(self)} rows"
         aim = "" if self.target_se is None else f", SE {self.target_se:g} reached by {self._reached_share():.1%}"
         return (
-            f"{self.quantity} = {self.mean:.3f} +- {self.mean_se:.3f} nats (MC {self.mean_se_mc:.3f}; N={len(self)}, "
-            f"{k}, {self.proposal}; median ESS {self.ess.median().item():.0f}, "
+            f"{self.quantity} = {self.mean:.3f} +- {self.mean_se:.3f} nats (MC {error}; {n}, "
+            f"{k}, {self.proposal}; median ESS {self.median_ess:.0f}, "
             f"k-hat > {threshold(self.k):.2f}: {self.unreliable_share:.1%}{aim})"
         )
 
     def rows(self, index: Tensor) -> Evidence:
         """Some rows, in the order of `index`."""
         parts: dict[str, Any] = {f: getattr(self, f)[index] for f in PER_DATUM}
-        draws = None if self.draws is None else self.draws[index]
-        return replace(self, **parts, draws=draws, k=self.k if draws is None else int(draws.max()))
+        draws, scored = (None if v is None else v[index] for v in (self.draws, self.scored))
+        return replace(self, **parts, draws=draws, scored=scored, k=self.k if draws is None else int(draws.max()))
 
     @staticmethod
     def join(parts: Sequence[Evidence]) -> Evidence:
@@ -161,10 +192,12 @@ class Evidence:
         if any(p.draws is not None or p.k != k for p in parts):
             draws = torch.cat([p.draws_per_datum for p in parts])
         proposal = "; ".join(dict.fromkeys(p.proposal for p in parts))
+        scored = None
+        if any(p.scored is not None for p in parts):
+            every = [torch.ones_like(p.khat, dtype=torch.bool) if p.scored is None else p.scored for p in parts]
+            scored = torch.cat(every)
         aim = first.target_se if len({p.target_se for p in parts}) == 1 else None
-        return Evidence(
-            first.quantity, **tensors, k=k, proposal=proposal, prior_sites=first.prior_sites, draws=draws, target_se=aim
-        )
+        return replace(first, **tensors, k=k, proposal=proposal, draws=draws, target_se=aim, scored=scored)
 
     @staticmethod
     def pool(parts: Sequence[Evidence]) -> Evidence:

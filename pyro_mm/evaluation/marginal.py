@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation.chunks import MEMORY, Plan
@@ -17,6 +18,8 @@ from pyro_mm.evaluation.proposals import Proposal
 from pyro_mm.evaluation.refine import Refiner
 from pyro_mm.evaluation.streaming import WeightSums
 from pyro_mm.handlers import Program
+from pyro_mm.likelihoods import PseudoBernoulli
+from pyro_mm.modality import Modality
 
 __all__ = ["log_marginal"]
 
@@ -39,7 +42,8 @@ def log_marginal(
 
     lhat = log 1/K sum_k p(x_S, z_k) / q_mix(z_k),  q_mix = (1 - a) q(z | x_S) + a p(z):  a lower bound in expectation.
     The joint likelihood is that of a full batch, a marginal that of `batch.only(...)`.  Training weights (beta,
-    likelihood weights, plate subsampling) never enter.  A row with nothing present gives 0.  Discrete latents of the
+    likelihood weights, plate subsampling) never enter.  A row with nothing present gives 0, and counts in no mean.
+    Discrete latents of the
     model that are marked `infer={"enumerate": "parallel"}` and unknown to the guide are summed over.
 
     Args:
@@ -80,12 +84,16 @@ class Marginal:
         """The guide sees what the model is asked about."""
         return [block]
 
+    def asks(self, batch: Batch) -> Tensor:
+        """Rows in which something of the model's is present."""
+        return about(self.model, batch)
+
     def measured(self, proposal: Proposal, block: Batch, plan: Plan, k: int) -> Evidence:
         """From the sums over K draws."""
         sums = WeightSums(k)
         prior_sites: tuple[str, ...] = ()
         # With nothing observed log p is 0, whatever the draws are.
-        some = block.present(getattr(self.model, "names", None) or None)
+        some = self.asks(block)
         for which in plan.slices(proposal.assign(k)):
             draws = proposal.draw(block, which)
             sums.add(torch.where(some, draws.log_weight(), 0.0))
@@ -99,7 +107,7 @@ def evidence_of(sums: WeightSums, quantity: str, proposal: str, prior_sites: tup
     return Evidence(
         quantity,
         sums.estimate,
-        v.sqrt(),
+        v.sqrt() if sums.k > 1 else torch.full_like(v, torch.nan),  # one draw tells nothing of its error
         1 / sums.concentration,
         sums.khat,
         -v / 2,
@@ -113,7 +121,20 @@ def quantity_of(model: Any, batch: Batch) -> str:
     """`log p(image, label)`: the model's modalities that are present in at least one row."""
     known = getattr(model, "names", None) or tuple(batch.mask)
     present = [m for m, mask in batch.mask.items() if m in known and m not in batch.hidden and bool(mask.any())]
-    return f"log p({', '.join(present)})"
+    return titled(model, f"log p({', '.join(present)})", present)
+
+
+def titled(model: Any, quantity: str, names: Iterable[str]) -> str:
+    """The quantity under its own name: `pseudo-log p(image)` where one of these modalities has a pseudo-likelihood."""
+    parts = model.modules() if isinstance(model, torch.nn.Module) else ()
+    own = [m for part in parts if isinstance(m := getattr(part, "modality", None), Modality)]
+    pseudo = {m.name for m in own if isinstance(m.likelihood, PseudoBernoulli)}
+    return f"pseudo-{quantity}" if pseudo & set(names) else quantity
+
+
+def about(model: Any, batch: Batch) -> Tensor:
+    """Rows in which something of the model's is present, bool `(N,)`."""
+    return batch.present(getattr(model, "names", None) or None)
 
 
 def require_likelihood(model: Any, given: tuple[str, ...] = (), of: tuple[str, ...] = ()) -> None:

@@ -23,8 +23,9 @@ from pyro_mm.evaluation.chunks import MEMORY, Plan
 from pyro_mm.evaluation.conditional import Names, asked_for, conditional_name
 from pyro_mm.evaluation.effort import Effort, fit_all, proposal_of
 from pyro_mm.evaluation.estimation import planned
+from pyro_mm.evaluation.evidence import those_scored
 from pyro_mm.evaluation.generation import simulated
-from pyro_mm.evaluation.marginal import Marginal, quantity_of, require_likelihood
+from pyro_mm.evaluation.marginal import Marginal, about, quantity_of, require_likelihood
 from pyro_mm.evaluation.proposals import evaluating
 from pyro_mm.evaluation.refine import Refiner
 from pyro_mm.evaluation.streaming import WeightSums
@@ -48,9 +49,10 @@ class Ends:
         """The rows of several blocks."""
         return Ends(*(torch.cat([getattr(p, f) for p in parts]) for f in ("lower", "upper", "ess", "khat")))
 
-    def certificate(self, data: Batch, k: int, method: str, quantity: str, **settings: object) -> Certificate:
-        """What they certify."""
-        return Certificate(self.lower, self.upper, data, k, method, quantity, self.ess, self.khat, settings)
+    def certificate(self, data: Batch, k: int, method: str, quantity: str, asked: Tensor) -> Certificate:
+        """What they certify; `asked` are the rows that it is about."""
+        scored = those_scored(asked)
+        return Certificate(self.lower, self.upper, data, k, method, quantity, self.ess, self.khat, scored=scored)
 
 
 def sandwich(
@@ -87,10 +89,10 @@ def sandwich(
         if of is None and given is None:
             require_likelihood(model)
             found = ends(model, guide, data, truth, effort)
-            return found.certificate(data, k, "sandwich", quantity_of(model, batch))
+            return found.certificate(data, k, "sandwich", quantity_of(model, batch), about(model, data))
         a, b = asked_for(model, data, of, given)
         parts = (ends(model, guide, view, truth, effort) for view in (data.only(*a, *b), data.only(*b)))
-        return conditional_ends(*parts).certificate(data, k, "sandwich", conditional_name(a, b))
+        return conditional_ends(*parts).certificate(data, k, "sandwich", conditional_name(model, a, b), data.present(a))
 
 
 def conditional_ends(both: Ends, part: Ends) -> Ends:

@@ -48,9 +48,9 @@ def certificates(found: Found, *, path: Place = None) -> tuple[Any, dict[str, An
 
 def _panel(ax: Any, name: str, group: Sequence[Certificate], colour: str) -> None:
     best = min(group, key=lambda c: abs(c.gap))
-    middle = (best.lower.mean().item() + best.upper.mean().item()) / 2
+    middle = (best.mean_lower + best.mean_upper) / 2
     for place, c in enumerate(group):
-        low, high = c.lower.mean().item() - middle, c.upper.mean().item() - middle
+        low, high = c.mean_lower - middle, c.mean_upper - middle
         ax.plot(
             [low, high], [place, place], color=colour, linewidth=3.0, solid_capstyle="butt", marker="|", markersize=11
         )

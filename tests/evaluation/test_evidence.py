@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from pyro_mm.evaluation import Evidence, log_marginal
+from pyro_mm import likelihoods, variants
+from pyro_mm.batch import Batch
+from pyro_mm.evaluation import Evidence, compare, log_conditional, log_marginal, log_marginal_ais, sandwich
+from pyro_mm.evaluation.conditional import log_conditional_difference, plug_in
 from pyro_mm.evaluation.psis import threshold
+from pyro_mm.modality import Modality
+from pyro_mm.results import evaluate, table
 from tests.helpers.estimates import Stretched, guide, hidden, truth
 
 LG = truth()
@@ -142,3 +148,55 @@ def test_join_is_what_one_run_would_have_given() -> None:
     torch.testing.assert_close(joined.estimate, whole.estimate)
     assert joined.draws_per_datum.tolist() == [50] * 10 + [70] * 20
     torch.testing.assert_close(joined.ess, joined.draws_per_datum.double())
+
+
+def test_rows_without_what_is_asked_about_count_in_no_mean() -> None:
+    """log p of nothing is 0 nats, which is no row's likelihood: means, errors and shares are of the other rows."""
+    model, exact = LG.model(), guide("poe", LG)
+    mask = {"a": torch.arange(40) % 4 != 0, "b": torch.arange(40) % 10 != 3}
+    holed = Batch(LG.sample(40).x, {**mask, "c": torch.zeros(40, dtype=torch.bool)})
+    for found, asked in (
+        (log_marginal(model, exact, holed.only("a"), 50, seed=0), mask["a"]),
+        (log_conditional(model, exact, holed, "a", "b", 50, seed=0), mask["a"]),
+        (log_conditional_difference(model, exact, holed, "a", "b", 50, seed=0), mask["a"]),
+        (plug_in(model, exact, holed, "a", "b", 50, seed=0), mask["a"]),
+        (log_marginal_ais(model, exact, holed.only("b"), 3, chains=4, seed=0), mask["b"]),
+    ):
+        assert (found.estimate[~asked] == 0).all() and found.scored is not None and torch.equal(found.scored, asked)
+        own = found.of_scored()
+        assert own.scored is None and torch.equal(own.estimate, found.estimate[asked])
+        n = int(asked.sum())
+        assert found.n == len(own) == n and f"N={n} of 40 rows" in repr(found)
+        assert found.mean == pytest.approx(found.estimate[asked].mean().item())
+        same = ("mean", "se", "mc_se", "n", "median_ess", "khat_above", "mean_bias")
+        assert {k: found.summary()[k] for k in same} == pytest.approx({k: own.summary()[k] for k in same})
+        assert torch.equal(Evidence.join([found, own]).scored, torch.cat([asked, torch.ones(n, dtype=torch.bool)]))
+        assert torch.equal(found.rows(torch.arange(8)).scored, asked[:8])
+    assert log_marginal(model, exact, holed, 50, seed=0).scored is None
+    two = {"one": log_marginal(model, exact, holed.only("a"), 50, seed=0)}
+    two["two"] = replace(two["one"], estimate=two["one"].estimate - mask["a"].double())
+    difference = compare(two).difference("one", "two")
+    assert difference.mean == pytest.approx(1.0) and difference.n == int(mask["a"].sum())
+    ends = sandwich(model, exact, holed, 20, of="a", given="b", seed=0)
+    assert ends.n == int(mask["a"].sum())
+    assert ends.gap == pytest.approx((ends.upper - ends.lower)[mask["a"]].mean().item())
+    assert ends.mean_lower == pytest.approx(ends.lower[mask["a"]].mean().item())
+
+
+def test_one_draw_tells_nothing_of_its_error() -> None:
+    one = log_marginal(LG.model(), LG.exact_guide(), LG.sample(6), 1, seed=0)
+    assert one.se.isnan().all() and "MC unknown" in repr(one) and one.summary()["mc_se"] is None
+
+
+def test_a_pseudo_likelihood_is_called_one() -> None:
+    modalities = [
+        Modality("image", (4,), likelihoods.PseudoBernoulli()),
+        Modality("y", (2,), likelihoods.Normal()),
+    ]
+    recipe = variants.mvae(modalities, 2)
+    batch = Batch({"image": torch.rand(5, 4), "y": torch.randn(5, 2)})
+    pair = recipe.model, recipe.guide
+    assert log_marginal(*pair, batch, 2).quantity == "pseudo-log p(image, y)"
+    assert log_marginal(*pair, batch.only("y"), 2).quantity == "log p(y)"
+    assert log_conditional(*pair, batch, "y", "image", 2).quantity == "pseudo-log p(y | image)"
+    assert "pseudo-log p(image, y)" in table(evaluate(recipe, batch, k=5, refine=False).to_json())

@@ -18,6 +18,7 @@ from pyro_mm.evaluation.check.pair import Failure, Pair, Skip, copy_of, differen
 from pyro_mm.evaluation.effort import Effort
 from pyro_mm.evaluation.evidence import why_none
 from pyro_mm.evaluation.generation import generate, simulated
+from pyro_mm.evaluation.marginal import about
 from pyro_mm.evaluation.proposals import evaluating
 from pyro_mm.evaluation.sandwich import ends
 from pyro_mm.handlers import particles
@@ -96,7 +97,7 @@ def _certified(pair: Pair, many: Batch, k: int) -> Certificate:
     """Both ends on data simulated with the missingness of `many`, by the guide alone."""
     data, truth = simulated(pair.model, copy_of(many))
     found = ends(pair.model, pair.guide, data, truth, Effort(k, defensive=0.0, independent=True))
-    return found.certificate(data, k, "sandwich", "")
+    return found.certificate(data, k, "sandwich", "", about(pair.model, data))
 
 
 def _not_negative(rise: Tensor, what: str) -> None:
