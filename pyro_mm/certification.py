@@ -85,7 +85,10 @@ class Certification:
         if not self.certificates:
             return ["The model defines none of these densities."]
         if not self.harder:
-            return ["Real rows look as easy as the simulated ones: what is certified there carries over."]
+            return [
+                "Real rows are not much harder than the simulated ones (half their ESS or more, and at most 10 % more "
+                "of them with a k-hat above its threshold): what is certified there carries over, roughly."
+            ]
         return [
             f"Real rows look harder than the simulated ones for {', '.join(self.harder)}: the gap certified is that of "
             "easier data.  Use more draws, refined proposals or annealing there (log_marginal_ais)."

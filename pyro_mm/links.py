@@ -83,7 +83,17 @@ class OptimalLink(Link):
 
 
 def links(
-    dim: int, below: Mapping[str, int], net: Net | None = None, scales: Mapping[str, float] | None = None
+    dim: int,
+    below: Mapping[str, int],
+    net: Net | None = None,
+    scales: Mapping[str, float] | None = None,
+    optimal: Sequence[str] = (),
 ) -> dict[str, Link]:
-    """One link from a latent of `dim` to every modality's own, by name; fixed `scales`, or the networks' own."""
-    return {m: Link(dim, size, net, (scales or {}).get(m)) for m, size in below.items()}
+    """One link from a latent of `dim` to every modality's own, by name.
+
+    Args:
+        scales: fixed ones; by default the networks' own.
+        optimal: modalities whose scale is the batch's own (`OptimalLink`).
+    """
+    own = scales or {}
+    return {m: OptimalLink(dim, d, net) if m in optimal else Link(dim, d, net, own.get(m)) for m, d in below.items()}

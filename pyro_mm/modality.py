@@ -17,6 +17,7 @@ __all__ = ["Decoder", "Encoder", "Modality", "decoders", "encoders", "names_of"]
 
 RESERVED = {"z", "data", "subset", "particles"}
 Family = Callable[..., dist.TorchDistribution]
+Scale = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ class Modality:
         weight = next(net.parameters(), None)
         return event_flat(net, features if weight is None else features.to(weight.dtype), len(shape))
 
-    def encoder(self, dim: int, family: Family = dist.Normal) -> Encoder:
+    def encoder(self, dim: int, family: Family = dist.Normal, scale: Scale | None = None) -> Encoder:
         """A network x -> q(z | x) over `dim` latents; `family` is any location-scale distribution."""
-        return Encoder(self, dim, family)
+        return Encoder(self, dim, family, scale)
 
     def decoder(self, dim: int) -> Decoder:
         """A network z -> p(x | z) from `dim` latents."""
@@ -77,9 +78,9 @@ class Encoder(nn.Module):
 
     modality: Modality
 
-    def __init__(self, modality: Modality, dim: int, family: Family = dist.Normal) -> None:
+    def __init__(self, modality: Modality, dim: int, family: Family = dist.Normal, scale: Scale | None = None) -> None:
         super().__init__()
-        self.modality, self.family = modality, family
+        self.modality, self.family, self.scale = modality, family, scale or positive
         self.net = modality.net.encoder(modality.likelihood.feature_shape(modality.shape), 2 * dim)
 
     def forward(self, x: Tensor) -> dist.TorchDistribution:
@@ -88,7 +89,7 @@ class Encoder(nn.Module):
     def distribution(self, out: Tensor) -> dist.TorchDistribution:
         """q(z | x) from what the network gives, `(..., 2 dim)`."""
         loc, raw = out.chunk(2, -1)
-        return self.family(loc, positive(raw), validate_args=False).to_event(1)
+        return self.family(loc, self.scale(raw), validate_args=False).to_event(1)
 
 
 class Decoder(nn.Module):
@@ -111,6 +112,11 @@ def positive(raw: Tensor) -> Tensor:
     return torch.nn.functional.softplus(raw) + 1e-4
 
 
+def in_shares(raw: Tensor) -> Tensor:
+    """Scales whose mean over dimensions is 1, D softmax(raw): those of MMVAE's code (Shi et al. 2019)."""
+    return torch.softmax(raw, -1) * raw.shape[-1] + 1e-6
+
+
 def expect_shape(modality: Modality, x: Tensor) -> None:
     """Raise a ValueError naming the modality and both shapes when `x` does not end in its event shape."""
     shape = modality.shape
@@ -119,10 +125,17 @@ def expect_shape(modality: Modality, x: Tensor) -> None:
 
 
 def encoders(
-    modalities: Sequence[Modality], dim: int | Mapping[str, int], family: Family = dist.Normal
+    modalities: Sequence[Modality],
+    dim: int | Mapping[str, int],
+    family: Family = dist.Normal,
+    scale: Scale | None = None,
 ) -> dict[str, Encoder]:
-    """One encoder per modality, by name; latents of one size, or of a size for each."""
-    return {m.name: m.encoder(dim if isinstance(dim, int) else dim[m.name], family) for m in modalities}
+    """One encoder per modality, by name; latents of one size, or of a size for each.
+
+    Args:
+        scale: of the distribution, from what the network gives (default: softplus).
+    """
+    return {m.name: m.encoder(dim if isinstance(dim, int) else dim[m.name], family, scale) for m in modalities}
 
 
 def decoders(modalities: Sequence[Modality], dim: int | Mapping[str, int]) -> dict[str, Decoder]:

@@ -35,7 +35,8 @@ __all__ = [
 Names = tuple[str, ...]
 NOTE = (
     "k-hat: share of rows whose importance weights have too heavy a tail for their Monte Carlo error to be believed. "
-    "Joint and marginals are then lower bounds, which rise with more draws (-k); conditionals may err either way."
+    "Joint and marginals are lower bounds in expectation; where k-hat is high they may lie far below, by more than the "
+    "error says, and rise with more draws (-k). Conditionals may err either way."
 )
 WIDTH, LONGEST = 100, 44  # characters of a table, and of its first column
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+import pyro_mm as mm
+
 TEXT = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 
@@ -18,9 +20,10 @@ def execute(block: str, names: dict[str, Any]) -> dict[str, Any]:
     return names
 
 
-def test_examples(capsys) -> None:
+def test_examples(capsys, tmp_path, monkeypatch) -> None:
     import pandas
 
+    monkeypatch.chdir(tmp_path)
     first = execute(BLOCKS[0], {})
     printed = capsys.readouterr().out
     for quantity in ("log p(image, label) = ", "log p(image) = ", "log p(label | image) = "):
@@ -32,11 +35,17 @@ def test_examples(capsys) -> None:
     assert bool(((images >= 0) & (images <= 16)).all())
 
     rng = np.random.default_rng(0)
-    frame = pandas.DataFrame(rng.normal(size=(60, 5)), columns=list("abcde"))
+    frame = pandas.DataFrame(rng.normal(size=(110, 5)), columns=list("abcde"))
     frame["sick"] = (frame["a"] > 0).astype(float)
     frame.loc[::4, "sick"] = np.nan
-    second = execute(BLOCKS[1], {**first, "frame": frame})
-    assert "log p(sick | blood) = " in capsys.readouterr().out
+    frame.to_csv("patients.csv", index=False)
+    second = execute(BLOCKS[1], first)
+    printed = capsys.readouterr().out
+    scored = int(second["test"].mask["sick"].sum())
+    assert "log p(sick | blood) = " in printed and f"N={scored} of 50 rows" in printed
+    assert f"log p(sick | blood), {scored} rows" in printed and "of sick from blood:" in printed
+    kept, own = mm.load("patients").guide.state_dict(), second["recipe"].guide.state_dict()
+    assert kept.keys() == own.keys() and all(torch.equal(kept[k], own[k]) for k in own)
     assert torch.equal(second["batch"].mask["sick"], torch.tensor(~frame["sick"].isna().to_numpy()))
 
 

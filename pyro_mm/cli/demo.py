@@ -21,7 +21,7 @@ EXAMPLES = """\
 """
 STORY = """\
 MVAE, MMVAE, MoPoE and JMVAE-kl on scikit-learn's 1,797 real digits and their labels: one
-table of log-likelihoods with error bars, and figures, in two to three minutes on one core."""
+table of log-likelihoods with error bars, and figures, in four to seven minutes on one core."""
 VARIANTS = ("mvae", "mmvae", "mopoe", "jmvae_kl")
 # A label is one of ten, a picture 64 counts: unweighted, training would hardly look at the label.
 COMMON = {"dim": 12, "batch_size": 64, "lr": 2e-3, "weights": {"label": 10.0}}

@@ -30,7 +30,8 @@ steps where that is poor), from the guide and from the prior.
   MC SE       of the mean for these very rows (for other random draws)
   median ESS  effective number of the K draws per row
   k-hat       share of rows whose weights have so heavy a tail that their standard error
-              is not to be believed; marginals are then lower bounds.  More draws (-k) help.
+              is not to be believed: joint and marginals, lower bounds in expectation, may
+              then lie far below.  More draws (-k) help.
 
 accuracy is that of the model's Bayes classifier p(label | rest), 'accuracy (guide)' that of
 the mean of p(label | z) over the guide's draws.  Writes results.json and evidence.nc (for

@@ -82,8 +82,10 @@ def mixture_of_experts(
 
 
 def mixture_of_products(loc: Tensor, scale: Tensor, mask: Tensor, prior: LocScale = STANDARD) -> dist.TorchDistribution:
-    """q(z | x_S) = mean over non-empty T in S of p(z) prod_{m in T} N(z; loc_m, scale_m^2), each normalised
-    (MoPoE, Sutter et al. 2021, with the prior expert in every product as in their code).
+    """q(z | x_S) = mean over non-empty T in S of p(z) prod_{m in T} N(z; loc_m, scale_m^2), each normalised.
+
+    MoPoE (Sutter et al. 2021), with the prior in every product, so that one modality alone is told as it is by
+    `product_of_experts`; their code has it in the product of all modalities only.
     """
     subsets = membership(mask.shape[-1]).to(mask.device)
     whole = (mask.unsqueeze(-2) | ~subsets).all(-1)

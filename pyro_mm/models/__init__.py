@@ -8,7 +8,7 @@ from pyro_mm.models.directed import Directed
 from pyro_mm.models.hierarchical import Hierarchical, Independent
 from pyro_mm.models.joint import Joint
 from pyro_mm.models.learnt_priors import FlowPrior, GaussianMixture, VampPrior
-from pyro_mm.models.priors import Clusters, LearntScale, StandardNormal
+from pyro_mm.models.priors import Clusters, LearntScale, StandardLaplace, StandardNormal
 from pyro_mm.models.private import Private, WithPriors
 from pyro_mm.models.pseudo import PseudoSamples
 
@@ -27,6 +27,7 @@ __all__ = [
     "LearntScale",
     "Private",
     "PseudoSamples",
+    "StandardLaplace",
     "StandardNormal",
     "VampPrior",
     "WithPriors",

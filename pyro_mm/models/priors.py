@@ -8,12 +8,13 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Clusters", "LearntScale", "NormalMixture", "StandardNormal", "as_prior", "moments_of"]
+__all__ = ["Clusters", "LearntScale", "NormalMixture", "StandardLaplace", "StandardNormal", "as_prior", "moments_of"]
 
 
-class StandardNormal(nn.Module):
-    """p(z) = N(0, I)."""
+class _Standard(nn.Module):
+    """Location 0 and scale 1 in every dimension."""
 
+    family: Callable[..., dist.TorchDistribution]
     loc: Tensor
     scale: Tensor
 
@@ -23,7 +24,19 @@ class StandardNormal(nn.Module):
         self.register_buffer("scale", torch.ones(dim), persistent=False)
 
     def forward(self) -> dist.TorchDistribution:
-        return dist.Normal(self.loc, self.scale, validate_args=False).to_event(1)
+        return self.family(self.loc, self.scale, validate_args=False).to_event(1)
+
+
+class StandardNormal(_Standard):
+    """p(z) = N(0, I)."""
+
+    family = dist.Normal
+
+
+class StandardLaplace(_Standard):
+    """p(z) = prod_d Laplace(0, 1)."""
+
+    family = dist.Laplace
 
 
 class LearntScale(nn.Module):

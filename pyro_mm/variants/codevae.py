@@ -36,7 +36,8 @@ def codevae(
     likelihoods average over K and data in the wrong layout, with K = 12.
 
     Args:
-        rho: correlation of the experts' errors, 0.5 in the authors' code; 0 is the product without the prior.
+        rho: correlation of the experts' errors, 0.5 by default in the authors' code; 0 is the product without the
+            prior.
         confidence: weight of the entropy.  The code has 1000, which keeps pi nearly uniform; at 1 pi chooses the
             subset that reconstructs best.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pyro_mm.guides import Concatenation, JointEncoder
+from pyro_mm.handlers import in_rows
 from pyro_mm.modality import Modality
 from pyro_mm.models import Conditional
 from pyro_mm.objectives import Schedule, elbo
@@ -27,8 +28,9 @@ def cvae(
     """p(z) p(x | z, y) with q(z | x, y): x the first modality, y all others.
 
     Maximises E_q log p(x|z,y) - beta KL(q(z|x,y) || p(z)), a bound on log p(x|y).  There is no joint and no marginal:
-    `log_marginal` raises `NoLikelihood`, `log_conditional(of=x, given=y)` is what the model has.
+    `log_marginal` raises `NoLikelihood`, `log_conditional(of=x, given=y)` is what the model has.  Complete rows count.
     """
     model = Conditional(modalities[0], tuple(modalities[1:]), dim)
     guide = JointEncoder(Concatenation(modalities, dim, width), model.prior)
-    return Recipe("cvae", model, guide, elbo(model, guide, beta=beta, weights=weights, analytic_kl=True))
+    paired = in_rows(model, guide.names)
+    return Recipe("cvae", model, guide, elbo(paired, guide, beta=beta, weights=weights, analytic_kl=True))

@@ -14,7 +14,7 @@ from pyro_mm.recipe import Paper, Recipe, page
 from pyro_mm.training.stages import Stage
 
 PAPER = Paper(
-    "Senellart, Chadebec, Allassonniere", "Bridging the inference gap in multimodal variational autoencoders", 2025,
+    "Senellart, Allassonniere", "Bridging the inference gap in multimodal variational autoencoders", 2025,
     "arXiv:2502.03952", "joint, surrogate unimodal inference",
 )  # fmt: skip
 

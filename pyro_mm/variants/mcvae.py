@@ -27,8 +27,9 @@ def mcvae(
     """p(z) prod_m p(x_m|z) with q(z|x_m) for every m; from several, their equal mixture.
 
     Maximises  1/M sum_m [E_{q(z|x_m)} sum_n log p(x_n|z) - beta KL(q(z|x_m) || p(z))],  with beta 1 a mean of bounds on
-    log p(X).  The paper's code drops the 1/M, which changes nothing but the scale; its version for incomplete rows
-    divides the likelihoods alone by the number of sources, and so has beta = M of the bound above.  Several channels
+    log p(X) where the row is complete.  Of one that lacks something the terms of what it has keep the weight 1/M.  The
+    paper's code drops the 1/M, which changes nothing but the scale; its version for incomplete rows divides the
+    likelihoods alone by the number of sources, and so has beta = M of the bound above.  Several channels
     are used by averaging what each reconstructs: the guide is a mixture.  The sparse prior of the paper is left out.
     """
     model = Joint(decoders(modalities, dim), dim)

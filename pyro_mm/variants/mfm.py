@@ -29,8 +29,9 @@ def mfm(
 ) -> Recipe:
     """p(z) prod_m p(w_m) p(x_m|z, w_m), the label from z alone: z is the factor for prediction, w_m for generation.
 
-    Minimises  sum_m lambda_m [-log p(x_m|z, w_m)] + penalty MMD(q(z, w), p(z, w)),  a Wasserstein autoencoder's
-    objective (eq. 4): the latents of a batch together are drawn towards the prior, no row's own KL is.  The paper's
+    Minimises  sum_m lambda_m [-log p(x_m|z, w_m)] + penalty [MMD(q(z), p(z)) + sum_m MMD(q(w_m), p(w_m))],  a
+    Wasserstein autoencoder's objective (eq. 4), latent by latent as in the authors' code, so that nothing keeps z and w
+    independent: the latents of a batch together are drawn towards the prior, no row's own KL is.  The paper's
     encoders are deterministic and its two parts take turns; here encoders are Gaussian and both parts go together.  No
     bound, and the encoders have no density of their own to weigh draws with: `log_marginal` raises `NoLikelihood`.
 

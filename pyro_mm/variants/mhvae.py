@@ -74,6 +74,7 @@ def mhvae_2023(
 
     q(z_l|z_{>l}, x_S) = p(z_l|z_{>l}) prod_{m in S} q_m(z_l|x_m, z_{>l}).  Maximises the mean over non-empty S of
     E_{q(z|x_S)} sum_m log p(x_m|z_1) - beta KL(q(z|x_S) || p(z)), every modality from every subset (eq. 7).
+    In a row that lacks something, subsets of which nothing is there count 0, and the mean is still over all.
 
     Args:
         dim, levels: sizes of the top latent and of those below it.

@@ -9,8 +9,8 @@ import pyro.distributions as dist
 from torch import nn
 
 from pyro_mm.guides import Experts, PrivateExperts, mixture_of_experts
-from pyro_mm.modality import Modality, decoders, encoders
-from pyro_mm.models import Clusters, LearntScale, Private, WithPriors
+from pyro_mm.modality import Modality, decoders, encoders, in_shares
+from pyro_mm.models import Clusters, LearntScale, Private, StandardLaplace, WithPriors
 from pyro_mm.objectives import Objective, Schedule, looser
 from pyro_mm.recipe import Paper, Recipe, page
 from pyro_mm.sizes import by_modality
@@ -40,16 +40,17 @@ def mmvaeplus(
 
     Maximises  1/M sum_m E log 1/k sum_k p(x_m|z, w_m) prod_{n != m} p(x_n|z, w~_n) R_m^beta,
     R_m = p(z) p(w_m) / (q(z|X) q(w_m|x_m)),  with z ~ q_m(z|x_m), w_m ~ q(w_m|x_m), and for the others w~_n ~ r_n(w_n),
-    auxiliary priors of learnt scale (eq. 6).  With r_n = p(w_n) and k = 1 it would be a bound on log p(X); it is one on
-    the likelihood under priors r_n for all but one modality.  Likelihoods are those of the model with p(w_n), from
-    which it also generates.
+    auxiliary priors of learnt scale (eq. 6), p(z) and p(w_m) standard ones.  With r_n = p(w_n) it would be a bound on
+    log p(X), for any k; as it is it is none: each term may exceed the log-likelihood under its own priors by up to
+    log M.  Likelihoods are those of the model with p(w_n), from which it also generates.  As in the authors' code the
+    scales of a posterior have mean 1 over its dimensions (`in_shares`).
 
     Args:
         dim: of z; private: of w_m, one size for all or by modality (default: `dim`).
         k: draws inside the logarithm (1 or 10 in the paper), with plain gradients.
         beta: weight of the KLs (2.5 on PolyMNIST).
     """
-    model, guide, objective = _plus(modalities, dim, private, k, beta, weights, LearntScale(dim, dist.Laplace))
+    model, guide, objective = _plus(modalities, dim, private, k, beta, weights, StandardLaplace(dim))
     return Recipe("mmvaeplus", model, guide, objective)
 
 
@@ -88,13 +89,13 @@ def _plus(
     own = by_modality(modalities, private, {}, dim)
     model = Private(
         decoders(modalities, {m: dim + size for m, size in own.items()}),
-        {m: LearntScale(size, dist.Laplace) for m, size in own.items()},
+        {m: StandardLaplace(size) for m, size in own.items()},
         prior,
     )
-    laplace = isinstance(prior, LearntScale)
+    laplace = isinstance(prior, StandardLaplace)
     family, fuse = (dist.Laplace, laplace_mixture) if laplace else (dist.Normal, mixture_of_experts)
-    experts = Experts(encoders(modalities, dim, family), fuse, prior)
-    guide = PrivateExperts(experts, encoders(modalities, own, dist.Laplace))
+    experts = Experts(encoders(modalities, dim, family, in_shares if laplace else None), fuse, prior)
+    guide = PrivateExperts(experts, encoders(modalities, own, dist.Laplace, in_shares))
     auxiliary = {m: LearntScale(size, dist.Laplace) for m, size in own.items()}
     models = {m: WithPriors(model, {n: r for n, r in auxiliary.items() if n != m}) for m in own}
     return model, guide, looser(model, guide, k, list(own), models=models, beta=beta, weights=weights)

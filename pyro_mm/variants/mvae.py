@@ -27,7 +27,9 @@ def mvae(
 ) -> Recipe:
     """p(z) prod_m p(x_m|z) with q(z|x_S) = p(z) prod_{m in S} q_m(z|x_m), over every non-empty subset S.
 
-    Maximises sum_S ELBO(x_S; q(z|x_S)) (eq. 4, with all subsets): a term reconstructs only what it has seen.
+    Maximises sum_S ELBO(x_S; q(z|x_S)) (section 2.2, with all subsets): a term reconstructs only what it has seen.  Of
+    a row that lacks something every S counts with the part that is there, so that a part counts once for every S it is
+    left of: a row of one modality out of three has 4 times the paper's single term.
     """
     names = names_of(modalities)
     every = [s for r in range(len(names), 0, -1) for s in combinations(names, r)]

@@ -8,7 +8,7 @@ from math import sqrt
 from torch import nn
 
 from pyro_mm.guides import BottomUp, Messages, perceptual_dropout
-from pyro_mm.links import Link, OptimalLink
+from pyro_mm.links import Link, links
 from pyro_mm.modality import Modality, decoders, encoders, names_of
 from pyro_mm.models import Hierarchical, Joint
 from pyro_mm.networks import MLP, Net
@@ -60,11 +60,7 @@ def nexus(
     """
     bottoms, top = Bottoms(modalities, dim, codes, beta, betas, frozen, weights), net or TOP
     scales = {m: sqrt(0.5 / g) for m, g in by_modality(modalities, gammas, GAMMAS, 1.0).items()}
-    below = {
-        m: OptimalLink(dim, size, top) if m in optimal else Link(dim, size, top, scales[m])
-        for m, size in bottoms.sizes.items()
-    }
-    model = Joint(below, dim)
+    model = Joint(links(dim, bottoms.sizes, top, scales, optimal), dim)
     guide = perceptual_dropout(Messages(bottoms.sizes, dim, width, top), dropout)
     objective = coded(elbo(model, guide, beta=bottoms.beta, analytic_kl=True), bottoms.guide)
     return two_floors("nexus", bottoms, model, guide, objective)

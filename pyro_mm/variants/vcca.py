@@ -70,8 +70,9 @@ def bivcca(
 ) -> Recipe:
     """p(z) prod_m p(x_m|z) with q(z|x_m) for every m, each of which must explain all modalities.
 
-    Maximises  mu ELBO(X; q(z|x_1)) + (1 - mu) mean_{m>1} ELBO(X; q(z|x_m)),  a mean of bounds on log p(X); two
-    modalities in the paper, mu = 0.7 as Vedantam et al. (2018) ran it.  Every q(z|x_m) is fitted to p(z|X) and comes
+    Maximises  mu ELBO(X; q(z|x_1)) + (1 - mu) mean_{m>1} ELBO(X; q(z|x_m)),  a mean of bounds on log p(X) where the row
+    is complete (of one that lacks something the terms of what it has keep their weights); two modalities in the paper,
+    mu = 0.7 as Vedantam et al. (2018) ran it.  Every q(z|x_m) is fitted to p(z|X) and comes
     out as narrow, so that a product of several would be too narrow: what infers from several is their equal mixture.
 
     Args:
