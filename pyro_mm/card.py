@@ -64,10 +64,10 @@ def _program(role: str, program: Any) -> list[str]:
 
 
 def _objective(recipe: Recipe) -> list[str]:
+    if recipe.stages:
+        return ["Trained in stages:", "", "```", *(repr(stage) for stage in recipe.stages), "```"]
     if recipe.objective is not None:
         return ["```", repr(recipe.objective), "```"]
-    if recipe.stages is not None:
-        return ["Trained in stages:", "", "```", *(repr(stage) for stage in recipe.stages), "```"]
     return ["None recorded."]
 
 

@@ -221,7 +221,7 @@ def _program(symbol: str, nodes: Sequence[Node]) -> str:
 
 
 def _objective(recipe: Recipe) -> str:
-    parts = [recipe.objective] if recipe.objective is not None else list(recipe.stages or ())
+    parts = list(recipe.stages or [o for o in (recipe.objective,) if o is not None])
     return "\n".join(_wrapped(repr(part)) for part in parts)
 
 

@@ -38,7 +38,7 @@ class Recipe:
     Attributes:
         name: the variant's name, e.g. `mvae`.
         model, guide: the pair that likelihoods and generation use.
-        objective: the loss; `None` when `stages` says how training runs.
+        objective: the loss; where `stages` say how training runs the sum of all their parts, or None.
         stages: a sequence for `fit`, for systems trained in parts.
         modules: named modules, each once: what a saved file holds.
         modalities: what the pair is about.
@@ -73,8 +73,7 @@ class Recipe:
 
     def __repr__(self) -> str:
         lines = [f"{self.name}: {', '.join(m.name for m in self.modalities)}"]
-        if self.objective is not None:
-            lines.append(f"  {self.objective!r}")
+        lines += [f"  {part!r}" for part in self.stages or [o for o in (self.objective,) if o is not None]]
         if self.paper is not None:
             lines.append(f"  {self.paper}")
         return "\n".join(lines)

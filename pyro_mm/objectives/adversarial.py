@@ -74,7 +74,7 @@ def discrimination(model: Program, guide: Program, name: str, discriminator: nn.
 class Adversarial(Term):
     """See `adversarial`."""
 
-    label, sign = "adversarial", 1
+    label, sign = "adversarial", -1  # what is printed is maximised
 
     def __init__(self, model: Program, guide: Program, name: str, discriminator: nn.Module) -> None:
         super().__init__()
@@ -94,10 +94,10 @@ class Adversarial(Term):
         yield replay(self.model, batch, drawn)[self.name].fn.mean
 
     def formula(self) -> str:
-        return f"(-E log D(G_{self.name}(z)))"
+        return f"E log D(G_{self.name}(z))"
 
     def latex(self) -> str:
-        return rf"(-\mathbb{{E}} \log D(G_{{\mathrm{{{self.name}}}}}(z)))"
+        return rf"\mathbb{{E}} \log D(G_{{\mathrm{{{self.name}}}}}(z))"
 
 
 class Discrimination(Adversarial):
@@ -143,8 +143,8 @@ class Discrimination(Adversarial):
                 warnings.warn(f"{said[kind]} (over {WATCHED} steps)", stacklevel=2)
 
     def formula(self) -> str:
-        return f"(-E log D({self.name}) - E log(1 - D(G_{self.name}(z))))"
+        return f"(E log D({self.name}) + E log(1 - D(G_{self.name}(z))))"
 
     def latex(self) -> str:
         g = rf"G_{{\mathrm{{{self.name}}}}}(z)"
-        return rf"(-\mathbb{{E}} \log D(\mathrm{{{self.name}}}) - \mathbb{{E}} \log(1 - D({g})))"
+        return rf"(\mathbb{{E}} \log D(\mathrm{{{self.name}}}) + \mathbb{{E}} \log(1 - D({g})))"

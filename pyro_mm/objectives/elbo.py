@@ -14,10 +14,12 @@ from pyro_mm.distributions import Mixture
 from pyro_mm.handlers import Given, InSubsets, Program, Scale, frozen, masked, particles, rows_of
 from pyro_mm.objectives.algebra import Objective, Term
 from pyro_mm.objectives.components import component_kl
-from pyro_mm.objectives.formula import q_of, targets_of, tex
+from pyro_mm.objectives.formula import over_subsets, q_of, targets_of, tex, views_of
 from pyro_mm.objectives.scaling import Weights, known_weights
 from pyro_mm.objectives.schedules import Schedule, symbol_of, value_of
 from pyro_mm.weights import Run, Site, replay, run_pair
+
+SHOWN = 8  # divergences of a sum over subsets in its formula
 
 __all__ = ["componentwise_elbo", "componentwise_kl", "elbo", "kl", "nll"]
 
@@ -197,7 +199,7 @@ class Elbo(Term):
 
     def formula(self) -> str:
         x, q = targets_of(self.model), q_of(self.guide)
-        if isinstance(self.guide, InSubsets):
+        if isinstance(self.guide, InSubsets) and not getattr(self.model, "whole", False):
             x = "x_S"
         plain = self.beta == 1.0 and not self.likelihood_weights
         if plain and self.kl_kind != "components":
@@ -207,9 +209,7 @@ class Elbo(Term):
             p = " + ".join(self._weighted_likelihoods())
             divergence = f"mean_j KL({q}_j || p(z))" if self.kl_kind == "components" else f"KL({q} || p(z))"
             body = f"(E_{q}[{p}] - {beta}{divergence})"
-        groups = getattr(self.guide, "subsets", None)
-        share = getattr(self.guide, "share", "")
-        return f"sum_S {share}{body}, S in {groups.extra_repr()}" if groups is not None else body
+        return over_subsets(body, self.guide)
 
     def _weighted_likelihoods(self) -> list[str]:
         out = []
@@ -229,7 +229,11 @@ class Divergence(Elbo):
 
     def formula(self) -> str:
         kind = "mean_j KL_j" if self.kl_kind == "components" else "KL"
-        return f"{kind}({q_of(self.guide)} || {q_of(self.model)})"
+        left, right = views_of(self.guide), views_of(self.model)
+        n = max(len(left), len(right))
+        pairs = zip(left * (n // len(left)), right * (n // len(right)), strict=True)
+        shown = [f"{kind}({q} || {p})" for q, p in pairs]
+        return shown[0] if n == 1 else f"({' + '.join(shown[:SHOWN])}{' + ...' if n > SHOWN else ''})"
 
     def _total(self, pair: Run, scored: dict[str, Site], rows: int) -> Tensor:
         loss = super()._total(pair, scored, rows)
@@ -243,7 +247,9 @@ class Reconstruction(Elbo):
     label, sign = "reconstruction", -1
 
     def formula(self) -> str:
-        return f"E_{q_of(self.guide)}[{' + '.join(self._weighted_likelihoods())}]"
+        part = isinstance(self.guide, InSubsets) and not getattr(self.model, "whole", False)
+        seen = ["log p(x_S | z)"] if part and not self.likelihood_weights else self._weighted_likelihoods()
+        return over_subsets(f"E_{q_of(self.guide)}[{' + '.join(seen)}]", self.guide)
 
 
 def frozen_weighted(term: Elbo, rows: Tensor | None) -> Program:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pyro_mm.handlers import Given, InSubsets, innermost
 
-__all__ = ["q_of", "targets_of", "tex"]
+__all__ = ["over_subsets", "q_of", "targets_of", "tex", "views_of"]
 
 
 def targets_of(model: Any) -> str:
@@ -20,10 +20,26 @@ def q_of(guide: Any) -> str:
     if getattr(innermost(guide), "unconditional", False):
         return "p(z)"
     kind = getattr(innermost(guide), "symbol", "q")
-    if isinstance(guide, InSubsets):
+    if isinstance(guide, InSubsets) and not guide.whole:
         return f"{kind}(z | x_S)"
     shown = guide.shown if isinstance(guide, Given) else getattr(guide, "names", ())
     return f"{kind}(z | {', '.join(shown) or 'x'})"
+
+
+def views_of(guide: Any) -> list[str]:
+    """A guide, once for every subset that it is in: `q(z | image)`, `q(z | label)`."""
+    if not isinstance(guide, InSubsets) or guide.whole or not hasattr(guide.subsets, "groups"):
+        return [q_of(guide)]
+    kind = getattr(innermost(guide), "symbol", "q")
+    return [f"{kind}(z | {', '.join(group)})" if group else f"{kind}(z)" for group in guide.subsets.groups]
+
+
+def over_subsets(body: str, *programs: Any) -> str:
+    """`sum_S body, S in {image}, {image, label}` where one of the programs is in subsets."""
+    found = [p for p in programs if isinstance(p, InSubsets)]
+    share = next((p.share for p in programs if hasattr(p, "share")), "")
+    groups = found[0].subsets if found else next((p.subsets for p in programs if hasattr(p, "subsets")), None)
+    return body if groups is None else f"sum_S {share}{body}, S in {groups.extra_repr()}"
 
 
 SYMBOLS = {

@@ -40,6 +40,9 @@ class Stage:
         if self.epochs < 1:
             raise ValueError(f"a stage takes at least 1 epoch, got {self.epochs}")
 
+    def __repr__(self) -> str:
+        return f"{self.name}: {self.objective!r}" if self.name else repr(self.objective)
+
     @property
     def chosen(self) -> list[nn.Module]:
         """`train` as a list; the objective itself when all of it moves."""
@@ -127,7 +130,7 @@ class Alternated(nn.Module):
             getattr(objective, "set_progress", lambda epochs: None)(epochs)
 
     def __repr__(self) -> str:
-        return "in turn:  " + ";  ".join(map(repr, self.objectives))
+        return "in turn  " + ";  ".join(f"{n}: {o!r}" for n, o in zip(self.names, self.objectives, strict=True))
 
 
 def as_stages(
