@@ -1,4 +1,4 @@
-"""The code in docs/likelihoods.md runs as it stands, in order, but for fewer epochs and rows."""
+"""The code in docs/likelihoods.md and docs/writing.md runs as it stands, in order, but for fewer epochs and rows."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-TEXT = (Path(__file__).parent.parent / "docs" / "likelihoods.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+DOCS = Path(__file__).parent.parent / "docs"
+TEXT, WRITING = ((DOCS / f"{page}.md").read_text(encoding="utf-8") for page in ("likelihoods", "writing"))
+BLOCKS, OWN = (re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) for text in (TEXT, WRITING))
 FEW = {
     "epochs=20": "epochs=12, progress=False",
     "test[:100]": "test[:6]",
@@ -48,3 +49,17 @@ def test_every_call_of_the_table_exists() -> None:
     assert {"log_marginal", "compare", "sandwich", "GradientSteps"} <= {name for _, name in calls}
     missing = [name for home, name in calls if not hasattr({"mm": mm, "ev": ev}[home], name)]
     assert set(missing) <= {"ais"}, missing
+
+
+def test_your_own_pair_passes_its_checks_and_does_all_that_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in OWN:
+        exec(smaller(block), names)
+    printed = capsys.readouterr().out
+    assert "maximise  ELBO(" in printed and "sandwich of log p(image, label)" in printed
+    assert tuple(names["images"].shape) == (3, 5, 8, 8)
+    kept, own = names["again"].model.state_dict(), names["model"].state_dict()
+    assert all(torch.equal(kept[k], own[k]) for k in own)
