@@ -550,7 +550,7 @@ print(ev.certificate.MEANING)
 digits = data.digits()
 recipe = variants.mvae(digits.modalities, dim=8)
 train, epochs = (digits.train[:400], 3) if SMOKE else (digits.train, 12)
-mm.fit(recipe.objective, train, epochs=epochs, batch_size=64, lr=2e-3, seed=0, progress=False)
+mm.fit(recipe, train, epochs=epochs, batch_size=64, lr=2e-3, seed=0, progress=False)
 pair, test = (recipe.model, recipe.guide), digits.test[: 30 if SMOKE else 100]
 amortised = mm.log_marginal(*pair, test, k=1000, seed=0)
 refined = mm.log_marginal(*pair, test, k=200, refine=True, seed=0)

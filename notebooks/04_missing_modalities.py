@@ -69,7 +69,7 @@ for pattern in patterns.unique(dim=0):
 # %% [markdown]
 # ## 2. Training on incomplete rows
 # Real digits, with their labels.  A training row loses its image with probability .3 and its label with .6; one that
-# would lose both keeps one of them, so that 21 % and 51 % are gone in the end.  Three runs of MVAE: on the complete
+# would lose both keeps one of them, so that 21 % and 51 % are gone in expectation.  Three runs of MVAE: on the complete
 # rows before anything was lost (what one would like to have), on the rows that are still complete (what is often
 # done), and on all rows as they are.
 
@@ -86,7 +86,7 @@ def trained(rows, seed=0):
     torch.manual_seed(seed)
     recipe = variants.mvae(digits.modalities, dim=8, weights={"label": 10.0})
     epochs = max(1, round(EPOCHS * len(full) / len(rows)))
-    mm.fit(recipe.objective, rows, epochs=epochs, batch_size=64, lr=2e-3, seed=seed, progress=False)
+    mm.fit(recipe, rows, epochs=epochs, batch_size=64, lr=2e-3, seed=seed, progress=False)
     return recipe
 
 

@@ -130,7 +130,9 @@ def open_run(folder: str | os.PathLike[str], root: str | None = None) -> Run:
         settings = replace(settings, root=root)
     record = read_json(folder / RECORD)
     if not (folder / MODEL).is_dir():
-        raise FileNotFoundError(f"{folder} has no trained model yet; its state is '{record.get('status', 'unknown')}'")
+        state = record.get("status", "unknown")
+        why = "its folder model/ is missing" if state == "trained" else f"its state is '{state}'"
+        raise FileNotFoundError(f"{folder} has no trained model: {why}")
     recipe = storage.load(folder / MODEL)
     splits = load_data(settings)
     _require_same_data(folder, record, splits)

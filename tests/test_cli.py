@@ -293,7 +293,7 @@ def test_resuming_with_other_settings_is_refused(run, capsys):
     [
         (lambda f: (f / "config.json").write_text('{"variant"'), "config.json is truncated or corrupt"),
         (lambda f: (f / "run.json").unlink(), "run.json: No such file"),
-        (lambda f: shutil.rmtree(f / "model"), "has no trained model yet"),
+        (lambda f: shutil.rmtree(f / "model"), "has no trained model: its folder model/ is missing"),
         (lambda f: (f / "model" / "recipe.json").unlink(), "holds no saved model"),
         (lambda f: (f / "model" / "weights.pt").write_bytes(b""), "weights.pt is corrupt"),
     ],

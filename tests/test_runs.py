@@ -168,7 +168,7 @@ def test_an_interrupted_run_is_resumed_as_if_nothing_had_happened(tmp_path, monk
     assert broken.interrupted
     assert json.loads((tmp_path / "broken" / "run.json").read_text())["status"] == "interrupted"
     if step == 1:
-        with pytest.raises(FileNotFoundError, match="no trained model yet; its state is 'interrupted'"):
+        with pytest.raises(FileNotFoundError, match="no trained model: its state is 'interrupted'"):
             open_run(tmp_path / "broken")
     resumed = trained(tmp_path / "broken", small(epochs=3), resume=True)
     assert not resumed.interrupted

@@ -8,7 +8,7 @@ from typing import Any
 
 from pyro_mm.cli.common import add_device, device_of, progress_line, set_threads
 from pyro_mm.cli.errors import UserError, choose
-from pyro_mm.cli.parser import Parser, above_zero, command, count
+from pyro_mm.cli.parser import Names, Parser, above_zero, command, count
 
 EXAMPLES = """\
   pyro-mm compare runs/demo/mvae runs/demo/mopoe
@@ -32,16 +32,20 @@ def add(commands: Any) -> None:
 
 def _fill(p: Parser) -> None:
     p.add_argument("folders", nargs="*", type=Path, metavar="RUN", help="folders of trained runs on the same data")
-    p.add_argument("--of", nargs="+", metavar="NAME", help="log p of these modalities (default: all)")
-    p.add_argument("--given", nargs="+", default=(), metavar="NAME", help="given these")
+    p.add_argument("--of", nargs="+", action=Names, metavar="NAME", help="log p of these modalities (default: all)")
+    p.add_argument("--given", nargs="+", action=Names, default=(), metavar="NAME", help="given these")
     p.add_argument("-k", type=count, default=1000, metavar="K", help="draws per row (default: 1000)")
     p.add_argument("--rows", type=count, metavar="N", help="the first N test rows only")
     p.add_argument("--no-refine", action="store_true", help="draw from the guides themselves")
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws (default: 0)")
     p.add_argument("--root", metavar="DIR", help="where the data are (now, if they have moved)")
     new = p.add_argument_group("training variants or guides first")
-    new.add_argument("--guides", nargs="+", metavar="NAME", help="variants whose guides are put on the model of RUN")
-    new.add_argument("--variants", nargs="+", metavar="NAME", help="see 'pyro-mm list'; each into a folder below --out")
+    new.add_argument(
+        "--guides", nargs="+", action=Names, metavar="NAME", help="variants whose guides are put on the model of RUN"
+    )
+    new.add_argument(
+        "--variants", nargs="+", action=Names, metavar="NAME", help="see 'pyro-mm list'; each into a folder below --out"
+    )
     new.add_argument("--out", type=Path, default=Path("runs/contest"), metavar="DIR", help="(default: runs/contest)")
     new.add_argument("--data", metavar="NAME", help="the data set (default: digits)")
     new.add_argument("--epochs", type=count, metavar="N", help="of each (default: 100, of guides 30)")

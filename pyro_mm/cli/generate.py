@@ -39,7 +39,12 @@ def _fill(p: Parser) -> None:
     p.add_argument("--rows", type=int, nargs="+", metavar="I", help="test rows (default: one of every class)")
     p.add_argument("-k", type=count, default=10, metavar="K", help="draws per row (default: 10)")
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws (default: 0)")
-    p.add_argument("--out", type=Path, metavar="FILE", help=".npz file (default: figures/from_NAMES.npz of the run)")
+    p.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="file, .npz, with a .png beside it (default: figures/from_NAMES.npz of the run)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -54,7 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     given = _given(arguments.given, run)
     rows = _rows(arguments.rows, run)
     path = arguments.out or run.figures / f"from_{'_'.join(given) or 'prior'}.npz"
-    path = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
+    if path.suffix != ".npz":
+        path = path.with_suffix(".npz") if path.suffix == ".png" else path.with_name(f"{path.name}.npz")
     batch = run.splits.test[rows]
     arrays = {"rows": np.asarray(rows), **_arrays(run, batch, given, arguments.k, arguments.seed)}
     raw = io.BytesIO()

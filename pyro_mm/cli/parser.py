@@ -10,7 +10,18 @@ from typing import Any, NoReturn
 
 from pyro_mm import __version__
 
-__all__ = ["Parser", "above_zero", "assignment", "assignments", "command", "count", "from_zero", "make_parser", "whole"]
+__all__ = [
+    "Names",
+    "Parser",
+    "above_zero",
+    "assignment",
+    "assignments",
+    "command",
+    "count",
+    "from_zero",
+    "make_parser",
+    "whole",
+]
 
 INTRO = """\
 Multimodal generative models as Pyro programs: train published variants, and estimate
@@ -31,8 +42,19 @@ class _Wide(argparse.RawDescriptionHelpFormatter):
         self._action_max_length = 13  # argparse forgets that the names of commands are indented
 
 
+class Names(argparse.Action):
+    """Several names, with spaces or commas between them."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        names = [name.strip() for text in values for name in text.split(",")]
+        setattr(namespace, self.dest, [name for name in names if name])
+
+
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Says what is wrong in one line; knows options by their full names only."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: {message} (see '{self.prog} --help')", file=sys.stderr)
@@ -100,7 +122,12 @@ def count(text: str) -> int:
 
 def whole(text: str) -> int:
     """A whole number of at least 0."""
-    return 0 if text.strip() == "0" else count(text)
+    if text.strip() == "0":
+        return 0
+    try:
+        return count(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got '{text}'") from None
 
 
 def above_zero(text: str) -> float:

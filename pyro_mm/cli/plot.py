@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from pyro_mm.cli.common import add_run, drawn, opened, progress_line, set_threads
 from pyro_mm.cli.errors import choose
-from pyro_mm.cli.parser import Parser, command, count
+from pyro_mm.cli.parser import Names, Parser, command, count
 
 EXAMPLES = """\
   pyro-mm plot runs/mvae
@@ -38,7 +39,7 @@ def add(commands: Any) -> None:
 
 def _fill(p: Parser) -> None:
     add_run(p)
-    p.add_argument("--only", nargs="+", metavar="NAME", help="these figures (default: all)")
+    p.add_argument("--only", nargs="+", action=Names, metavar="NAME", help="these figures (default: all)")
     p.add_argument("--format", default="png", metavar="SUFFIX", help="png, pdf, svg, ... (default: png)")
     p.add_argument("-k", type=count, default=1000, metavar="K", help="draws per row behind khat (default: 1000)")
     p.add_argument("--rows", type=count, default=500, metavar="N", help="test rows behind khat (default: 500)")
@@ -59,6 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
             test = run.splits.test[: arguments.rows]
             evidence = evaluate(run.recipe, test, None, arguments.k, seed=arguments.seed, tell=tell).evidence
     figures = figures_of(run, evidence, arguments.seed)
+    if lacking := [name for name in arguments.only or () if choose(name, NAMES, "figure") not in figures]:
+        print(f"pyro-mm: this run has nothing to draw for {', '.join(lacking)}", file=sys.stderr)
     for name in NAMES:
         if name in wanted and name in figures:
             drawn(figures[name], run.figures / f"{name}.{arguments.format.lstrip('.')}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from pyro_mm.cli.common import add_device, device_of, progress_line, set_threads
 from pyro_mm.cli.errors import choose
-from pyro_mm.cli.parser import Parser, command, count, from_zero
+from pyro_mm.cli.parser import Names, Parser, command, count, from_zero
 
 EXAMPLES = """\
   pyro-mm reproduce mvae-table --root ~/data/mnist --out runs/mvae-table
@@ -32,7 +32,9 @@ def _fill(p: Parser) -> None:
     p.add_argument("--root", metavar="DIR", help="folder of the data")
     p.add_argument("--download", action="store_true", help="fetch the data if they are missing")
     p.add_argument("--out", type=Path, metavar="DIR", help="default: runs/TABLE-DATA")
-    p.add_argument("--systems", nargs="+", metavar="NAME", help="some of vae, cvae, jmvae-kl, mvae (default: all)")
+    p.add_argument(
+        "--systems", nargs="+", action=Names, metavar="NAME", help="some of vae, cvae, jmvae-kl, mvae (default: all)"
+    )
     p.add_argument("--epochs", type=count, default=500, metavar="N", help="passes over the data (default: 500)")
     p.add_argument(
         "--warmup", type=from_zero, default=200.0, metavar="N", help="epochs until the KL counts fully (200)"

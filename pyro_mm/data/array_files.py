@@ -142,5 +142,5 @@ def _group(path: Path) -> Any:
     try:
         import zarr
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{path} is a Zarr group, which needs zarr: pip install 'pyro_mm[zarr]'") from error
+        raise ModuleNotFoundError(f"{path} is a Zarr group, which needs zarr: pip install zarr") from error
     return zarr.open_group(str(path), mode="r")

@@ -193,8 +193,8 @@ def _picture(path: Path, size: int) -> np.ndarray:
 def _folder(root: str | Path | None, download: bool) -> Path:
     if root is None and not download:
         raise FileNotFoundError(
-            f"CelebA: where is it? Pass root=FOLDER with {FACES}/, {ATTRIBUTES} and {PARTS}, or download=True to have "
-            f"torchvision fetch 1.4 GB into {cache_folder()}"
+            f"CelebA: where is it? Pass root=FOLDER (--root) with {FACES}/, {ATTRIBUTES} and {PARTS}, or "
+            f"download=True (--download) to have torchvision fetch 1.4 GB into {cache_folder()}"
         )
     base = cache_folder() if root is None else Path(root).expanduser()
     places = [base / "celeba", base]
@@ -204,7 +204,7 @@ def _folder(root: str | Path | None, download: bool) -> Path:
     if folder is None:
         raise FileNotFoundError(
             f"CelebA: neither {places[0]} nor {base} holds {FACES}/, {ATTRIBUTES} and {PARTS}. Correct root, or pass "
-            "download=True"
+            "download=True (--download)"
         )
     return folder
 

@@ -181,8 +181,8 @@ def _base(root: str | Path | None, download: bool) -> Path:
     base = cache_folder() if root is None else Path(root).expanduser()
     if root is None and not download:
         raise FileNotFoundError(
-            "Farsi, Kannada and spoken digits: where are they? Pass root=FOLDER with folders hoda, kannada_mnist and "
-            f"fsdd, or download=True to fetch 80 MB into {base}"
+            "Farsi, Kannada and spoken digits: where are they? Pass root=FOLDER (--root) with folders hoda, "
+            f"kannada_mnist and fsdd, or download=True (--download) to fetch 80 MB into {base}"
         )
     kannada = kannada_source()
     needs = {"hoda": _bitmaps, "fsdd": _sounds}
@@ -194,7 +194,7 @@ def _base(root: str | Path | None, download: bool) -> Path:
         }
         raise FileNotFoundError(
             f"Farsi, Kannada and spoken digits: root={base} lacks {' and '.join(text[i] for i in lacking)}, looked for "
-            f"there and in its folders {', '.join(lacking)}. Correct root, or pass download=True"
+            f"there and in its folders {', '.join(lacking)}. Correct root, or pass download=True (--download)"
         )
     for inside in lacking:
         _fetch(base / inside, inside)

@@ -70,8 +70,8 @@ class IdxSet:
         """
         if root is None and not download:
             raise FileNotFoundError(
-                f"{self.title}: where is it? Pass root=FOLDER with its {len(self.files)} idx files (or with "
-                f"{self.inside} in it), or download=True to fetch {self.size} into {cache_folder()}"
+                f"{self.title}: where is it? Pass root=FOLDER (--root) with its {len(self.files)} idx files (or with "
+                f"{self.inside} in it), or download=True (--download) to fetch {self.size} into {cache_folder()}"
             )
         base = cache_folder() if root is None else Path(root).expanduser()
         places = [base / self.inside, base]
@@ -85,7 +85,7 @@ class IdxSet:
         raise FileNotFoundError(
             f"{self.title}: root={base} holds no complete set of files; missing "
             + "; ".join(f"in {p}: {', '.join(s)} (or .gz)" for p, s in lacks.items())
-            + ". Correct root, or pass download=True"
+            + ". Correct root, or pass download=True (--download)"
         )
 
     def read(self, folder: Path, kind: str) -> Tensor:

@@ -149,11 +149,11 @@ def _download(base: Path, lacking: list[str]) -> None:
 def _what_to_do(root: str | Path | None, base: Path, lacking: list[str], key: str) -> str:
     if root is None:
         return (
-            "MHD-like: where is it? Pass root=FOLDER with its files (pendigits-orig.tra, pendigits-orig.tes, "
-            f"recordings.zip), or download=True to fetch 20 MB into {base}"
+            "MHD-like: where is it? Pass root=FOLDER (--root) with its files (pendigits-orig.tra, pendigits-orig.tes, "
+            f"recordings.zip), or download=True (--download) to fetch 20 MB into {base}"
         )
     others = sorted(p.name for p in base.glob("mhd_like*.npz"))
     text = f"MHD-like: root={base} lacks {', '.join(lacking)}, looked for there and in its folders pendigits and fsdd"
     if others:
         text += f"; its {', '.join(others)} is damaged or made with another seed or version (expected key {key})"
-    return f"{text}. Correct root, or pass download=True"
+    return f"{text}. Correct root, or pass download=True (--download)"

@@ -141,5 +141,5 @@ def _diffusers() -> Any:
     try:
         import diffusers
     except ImportError as error:
-        raise ImportError("diffusion decoders need the package diffusers: pip install 'pyro_mm[diffusion]'") from error
+        raise ImportError("diffusion decoders need the package diffusers: pip install diffusers") from error
     return diffusers

@@ -178,7 +178,9 @@ def test_every_layout_gives_the_same_rows(tiny, tmp_path):
 
 
 def test_what_is_missing_is_named(tiny, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"root=FOLDER with its files .*download=True to fetch 20 MB into"):
+    with pytest.raises(
+        FileNotFoundError, match=r"root=FOLDER .* with its files .*download=True .* to fetch 20 MB into"
+    ):
         mhd_like()
     (tmp_path / "recordings.zip").write_bytes(b"")
     with pytest.raises(

@@ -147,7 +147,7 @@ def test_files_that_do_not_fit_are_refused(arrays, tmp_path, monkeypatch):
         OnDisk(tmp_path / "nothing")
     monkeypatch.setitem(sys.modules, "zarr", None)
     (tmp_path / "group.zarr").mkdir()
-    with pytest.raises(ModuleNotFoundError, match=r"needs zarr: pip install 'pyro_mm\[zarr\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"needs zarr: pip install zarr"):
         OnDisk(tmp_path / "group.zarr")
 
 

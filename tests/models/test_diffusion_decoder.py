@@ -88,5 +88,5 @@ def test_what_cannot_be_done_is_said(monkeypatch) -> None:
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r"pip install 'pyro_mm\[diffusion\]'"):
+    with pytest.raises(ImportError, match=r"pip install diffusers"):
         DiffusionDecoder(IMAGE, 2)
