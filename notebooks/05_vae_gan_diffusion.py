@@ -213,7 +213,7 @@ table(["", "coherence", "SE", "Frechet"], *([name, *values] for name, values in 
 
 # %% [markdown]
 # What was seen:
-# * A diffusion for the prior closes the hole: coherence from 30 to 71 %, Frechet distance from 3.2 to 1.1, 3.1 nats more
+# * A diffusion for the prior closes the hole: coherence from 30 to 71 %, Frechet from 3.2 to 1.1, and 3.1 nats more
 #   of likelihood.  It costs time, when drawing and when scoring, and nothing else.
 # * The GAN brings draws nearer to real halves than JMVAE-kl's (Frechet 7.1 to 5.0).  Coherence, classification and
 #   retrieval stay where they were within their errors, and the likelihood is gone.
