@@ -28,8 +28,9 @@ def dmvae(
     """p(z) prod_m p(w_m) p(x_m|z, w_m) with q(z|x_S) = p(z) prod_{m in S} q_m(z|x_m) and q(w_m|x_m).
 
     Maximises ELBO(X; q(z|X)) + sum_k ELBO(X; q(z|x_k)): every term reconstructs all modalities, z from all or from one
-    of them, each with the private latent of its own data (eq. 5).  Every term is a bound on log p(X).  What is
-    generated from another modality draws its private latent from the prior.
+    of them, each with the private latent of its own data (eq. 5).  Every term is a bound on log p(X).  Of a row that
+    has one modality the two terms are the same, and both count.  What is generated from another modality draws its
+    private latent from the prior.
 
     Args:
         dim: of z; private: of w_m, one size for all or by modality (default: half of `dim`, at least 1).

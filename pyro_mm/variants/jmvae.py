@@ -61,7 +61,8 @@ def jmvae_kl(
     """p(z) prod_m p(x_m|z) with q(z|x_1..x_M), and surrogates q(z|x_m) trained towards it.
 
     Maximises ELBO(X; q(z|X)) - alpha sum_m KL(q(z|X) || q(z|x_m)) (eq. 5); with p(z|x_m) in the place of q(z|x_m),
-    alpha = 1 would bound the variation of information.  A row that lacks something is inferred by its surrogates.
+    alpha = 1 would bound the variation of information.  A row that lacks something is inferred by its surrogates: by
+    their product where there are several, which then takes the place of q(z|X) in every term.
     """
     model = Joint(decoders(modalities, dim), dim)
     guide = Surrogate(JointEncoder(Concatenation(modalities, dim, width), dim), encoders(modalities, dim))

@@ -27,7 +27,8 @@ def mmjsd(
 
     Maximises  E_q log p(X|z) - beta 1/(M + 1) [sum_m KL(q_m || f) + KL(p || f)],  f = [p prod_m q_m]^(1/(M + 1)),
     normalised: the Jensen-Shannon divergence with a geometric mean, f a "dynamic prior" (sections 3.2 and 3.3, equal
-    weights).  In a row that lacks something it is that of what is there.
+    weights).  In a row that lacks something it is that of what is there.  E_q is over the experts; the authors' code
+    draws from experts and prior.
 
     Not a bound on log p(X): f depends on the data.  Where all experts agree the divergence is far less than
     KL(q || p(z)), and the objective exceeds log p(X).  Likelihoods are those of the model with p(z).  The published
