@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from pyro_mm.cli.common import add_device, add_run, drawn, opened, progress_line, set_threads
+from pyro_mm.cli.errors import UserError
 from pyro_mm.cli.parser import Parser, command, count
 
 EXAMPLES = """\
@@ -41,6 +42,8 @@ def _fill(p: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Diagnose, print, draw."""
     set_threads(arguments, default=1)
+    if arguments.rows < 2:
+        raise UserError("--rows: spreads and ranks need at least 2 rows")
     from pyro_mm import evaluation, plots
 
     run = opened(arguments)
