@@ -26,7 +26,8 @@ for source in sorted(HERE.glob("[0-9]*.py")):
     notebook = jupytext.read(source)
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
     NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
-    for cell in notebook.cells:
+    for number, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{number}"  # not random ones, which would change with every rendering
         cell.metadata.pop("execution", None)  # the times of day of one run
         shown = [o for o in cell.get("outputs", []) if o.get("name") != "stderr"]  # libraries' import warnings
         if cell.cell_type == "code":
