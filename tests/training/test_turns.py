@@ -98,7 +98,7 @@ def test_validation_watches_the_first_turn_and_gradients_are_switched_back_on() 
     row = history.rows[0]
     *data_terms, divergence = (row[f"validation/joint/elbo/{part}"] for part in ("image", "label", "count", "kl"))
     assert row["validation"] == pytest.approx(divergence - sum(data_terms), rel=1e-5)
-    assert repr(alternating.objective).startswith("in turn:  maximise") and not alternating.objective.training
+    assert repr(alternating.objective).startswith("in turn  joint: maximise") and not alternating.objective.training
     assert all(p.requires_grad for part in (model, guide, critic) for p in part.parameters())
 
 
