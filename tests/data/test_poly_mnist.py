@@ -68,6 +68,17 @@ def test_rows_share_their_class_and_nothing_else(root):
     assert len(poly_mnist_like(base, validation=10, held=3).test) == 3
 
 
+def test_no_digit_is_in_two_splits(root):
+    """Pictures differ by their crops anyhow; the digits under them are the first training ones, and no others."""
+    base, data = root
+    s = poly_mnist_like(base, validation=10)
+    for m in NAMES:
+        assert torch.equal(s.train.pairs.parts[m].x[m].squeeze(1), data["train image"][:20])
+    held = torch.cat([data["train image"][20:], data["test image"]])
+    same = (data["train image"][:20].flatten(1)[:, None] == held.flatten(1)).all(-1)
+    assert not same.any() and len(held) == 20
+
+
 def test_training_rows_are_painted_anew(root):
     base, _ = root
     s = poly_mnist_like(base, validation=10).only("m0", "m3")

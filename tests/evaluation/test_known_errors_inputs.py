@@ -61,7 +61,7 @@ def test_e12_a_truthy_string_chooses_the_training_rows() -> None:
     assert hashes(splits.test).isdisjoint(hashes(splits.train_batch()))
 
 
-MADE = {n for n in available() if n.startswith(("mhd", "farsi"))}  # paired and drawn, not read: tests/data
+MADE = {n for n in available() if n.startswith(("mhd", "farsi", "poly"))}  # paired and drawn, not read: tests/data
 
 
 ABSENT = {"celeba", "fashion_mnist", "fashion_mnist_grey", "kmnist"}  # in miniature: tests/data
