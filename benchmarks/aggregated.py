@@ -97,7 +97,7 @@ def measured(s: Settings, a: argparse.Namespace) -> None:
     try:
         ev = log_marginal(run.recipe.model, run.recipe.guide, run.test_rows(a.rows), a.k, refine=True, seed=0)
         found["log_p"] = ev.estimate.tolist()
-        found["unreliable"] = 1 - ev.reliable.double().mean().item()
+        found["unreliable"] = ev.unreliable_share
     except NoLikelihood as reason:
         found["why"] = str(reason)
     write_json(folder / MEASURED, found)

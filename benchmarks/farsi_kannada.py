@@ -121,8 +121,8 @@ def measured(run: Run, a: argparse.Namespace) -> dict[str, Any]:
         entry |= {
             "bayes_accuracy": bayes.double().mean().item(),
             "log_p": ev.mean,
-            "se": (ev.estimate.double().std() / len(few) ** 0.5).item(),
-            "median_ess": ev.ess.median().item(),
+            "se": ev.mean_se,
+            "median_ess": ev.median_ess,
             "proposal": ev.proposal,
         }
         out["subsets"].append(entry)

@@ -80,7 +80,7 @@ def _rows(found: dict[str, list[Evidence]], seconds: dict[str, float], reference
         bias, rms = _errors(runs, reference)
         k = e.draws_per_datum.double().median().item()
         ratio = seconds[name] / seconds["guide, K = 5,000"]
-        numbers = [f"{e.mean:.2f}", f"{bias:+.3f}", f"{rms:.3f}", f"{e.ess.median().item():.0f}", f"{k:.0f}"]
+        numbers = [f"{e.mean:.2f}", f"{bias:+.3f}", f"{rms:.3f}", f"{e.median_ess:.0f}", f"{k:.0f}"]
         out.append([name, *numbers, f"{seconds[name]:.2f}", f"{ratio:.3f}"])
     return out
 

@@ -82,7 +82,7 @@ def at_level(run: Run, rows: Batch, m: str, kind: str, level: float, k: int) -> 
         "bayes": bayes.double().mean().item(),
         "guide": guide.double().mean().item(),
         "log_p": ev.mean,
-        "se": (ev.estimate.double().std() / len(rows) ** 0.5).item(),
+        "se": ev.mean_se,
     }
 
 

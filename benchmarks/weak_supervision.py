@@ -120,8 +120,8 @@ def measured(system: str, splits: Splits, count: int, seed: int, a: argparse.Nam
     return out | {
         "bayes_accuracy": bayes.double().mean().item(),
         "log_p": ev.mean,
-        "se": (ev.estimate.double().std() / len(few) ** 0.5).item(),
-        "median_ess": ev.ess.median().item(),
+        "se": ev.mean_se,
+        "median_ess": ev.median_ess,
         "few_rows": len(few),
     }
 

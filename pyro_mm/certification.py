@@ -12,7 +12,7 @@ from pyro_mm.evaluation.ais import ais
 from pyro_mm.evaluation.certificate import MEANING, Certificate
 from pyro_mm.evaluation.conditional import log_conditional
 from pyro_mm.evaluation.effort import refinable
-from pyro_mm.evaluation.evidence import Evidence, NoLikelihood, over
+from pyro_mm.evaluation.evidence import Evidence, NoLikelihood
 from pyro_mm.evaluation.marginal import log_marginal
 from pyro_mm.evaluation.psis import threshold
 from pyro_mm.evaluation.sandwich import sandwich
@@ -56,8 +56,8 @@ class Certification:
         out = []
         for q, evidence in self.real.items():
             simulated = self.certificates[q][0]
-            assert simulated.median_ess is not None
-            more = evidence.unreliable_share - _heavy(simulated)
+            assert simulated.median_ess is not None and simulated.unreliable_share is not None
+            more = evidence.unreliable_share - simulated.unreliable_share
             if evidence.median_ess < 0.5 * simulated.median_ess or more > 0.1:
                 out.append(q)
         return out
@@ -148,15 +148,10 @@ def _estimated(recipe: Recipe, rows: Batch, of: Names, given: Names, k: int, opt
     return log_marginal(recipe.model, recipe.guide, rows, k, **options)
 
 
-def _heavy(c: Certificate) -> float:
-    assert c.khat is not None
-    return over(c.scored, c.khat >= threshold(c.k)).double().mean().item()
-
-
 def _trust(c: Certificate) -> list[str]:
-    if c.ess is None or c.method != "sandwich":
+    if c.unreliable_share is None or c.method != "sandwich":
         return ["", ""]
-    return [f"{c.median_ess:.0f}", percent(_heavy(c))]
+    return [f"{c.median_ess:.0f}", percent(c.unreliable_share)]
 
 
 def _real(evidence: Evidence | None, c: Certificate) -> list[str]:

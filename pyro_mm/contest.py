@@ -105,7 +105,7 @@ class Contest:
             "se": None if ev is None else ev.mean_se,
             "difference": None if apart is None else apart.mean,
             "difference_se": None if apart is None else apart.se,
-            "unreliable": None if ev is None else 1 - ev.reliable.double().mean().item(),
+            "unreliable": None if ev is None else ev.unreliable_share,
             "one_given": s.accuracy(1, but=self.label),
             "all_given": s.accuracy(None, but=self.label),
             "label_accuracy": None if self.label is None else s.accuracy(None, target=self.label),

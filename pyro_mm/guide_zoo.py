@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation.evidence import Evidence
-from pyro_mm.evaluation.marginal import log_marginal
+from pyro_mm.evaluation.marginal import about, log_marginal
 from pyro_mm.evaluation.proposals import evaluating
 from pyro_mm.handlers import Program, frozen
 from pyro_mm.objectives import elbo
@@ -67,7 +67,7 @@ class Zoo:
                 "k": kept.iwae.k,
                 "gap": self.gap(name).mean().item(),
                 "gap_se": self.gap(name).std().item() / n,
-                "unreliable": 1 - kept.iwae.reliable.double().mean().item(),
+                "unreliable": kept.iwae.unreliable_share,
                 "median_ess": kept.iwae.median_ess,
                 "seconds": kept.seconds,
             }
@@ -110,6 +110,7 @@ def guide_zoo(
     """
     if not guides:
         raise ValueError("no guide is given")
+    test = test[about(model, test)]  # log p of nothing is 0 under every guide
     found: dict[str, Kept] = {}
     for name, guide in guides.items():
         tell(f"{name}: training")

@@ -22,7 +22,6 @@ from pyro_mm.data import Splits, available
 from pyro_mm.evaluation.conditional import log_conditional
 from pyro_mm.evaluation.evidence import Evidence
 from pyro_mm.evaluation.marginal import log_marginal
-from pyro_mm.evaluation.psis import threshold
 from pyro_mm.files import BadFile, read_json, write_json
 from pyro_mm.modality import Modality
 from pyro_mm.networks import MLP, Embedding
@@ -228,13 +227,12 @@ def _found_so_far(folder: Path) -> dict[str, Any]:
 
 
 def _summary(ev: Evidence) -> dict[str, float | str]:
-    estimate = ev.estimate.double()
     return {
-        "mean": estimate.mean().item(),
-        "se": (estimate.std() / len(estimate) ** 0.5).item(),
-        "monte_carlo": (ev.se.double().square().sum().sqrt() / len(estimate)).item(),
-        "median_ess": ev.ess.median().item(),
-        "khat_above": (ev.khat > threshold(ev.k)).double().mean().item(),
+        "mean": ev.mean,
+        "se": ev.mean_se,
+        "monte_carlo": ev.mean_se_mc,
+        "median_ess": ev.median_ess,
+        "khat_above": ev.unreliable_share,
         "k": ev.k,
         "proposal": ev.proposal,
     }

@@ -213,15 +213,13 @@ def evaluate_tasks(
     head = heading(run, len(test), seed) | {"levels": list(levels), "draws": draws}
     found: dict[str, Any] = dict(head)
     for task in (t for t in KNOWN if t in which):
+        tell(task)
         if task == "classification":
-            tell(task)
             found[task] = classification(*pair, test, str(label), levels, draws, seed)
         elif task == "generation":
             judges = judges or train_judges(run.splits, folder=folder, device=test.device, tell=tell)
-            tell(task)
             found[task] = samples(run.recipe, judges.to(test.device), test, seed)
         else:
-            tell(task)
             found[task] = retrieval(*pair, test, label, scores, draws, seed)
         write_json(run.folder / TASKS, {**earlier(run.folder / TASKS, head), **found})
     return found

@@ -19,6 +19,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_mm.batch import Batch
+from pyro_mm.distributions import DiffusedBound
 from pyro_mm.handlers import DATA_DIM, PARTICLE_DIM, SUBSET_DIM, Program, particles
 
 __all__ = ["Run", "Site", "depth_of", "log_weights", "per_datum", "replay", "run", "run_pair"]
@@ -246,9 +247,22 @@ def log_weights(model: Program, guide: Program, batch: Batch, k: int, *, scaled:
     subsampling) are left out unless `scaled`; masks are kept.  A pair under `in_subsets` gives `(K, S, N)`.
 
     Raises:
-        ValueError: a guide-only or observed guide site, a site outside the data plate.
+        ValueError: a guide-only or observed guide site, a site outside the data plate; with several draws, a prior that
+            gives a draw of a bound in place of its density.
     """
-    return total_log_weight(run_pair(particles(model, k), particles(guide, k), batch), scaled)
+    pair = run_pair(particles(model, k), particles(guide, k), batch)
+    require_densities(pair, k)
+    return total_log_weight(pair, scaled)
+
+
+def require_densities(pair: Run, k: int) -> None:
+    """Raise ValueError where an average of several weights would exponentiate a draw of a bound."""
+    for site in pair.model.values() if k > 1 else ():
+        if isinstance(site.fn, DiffusedBound):
+            raise ValueError(
+                f"'{site.name}' gives a noisy draw of a bound (DiffusionPrior.bound) for its log-density: only elbo, "
+                "or k = 1, may use it"
+            )
 
 
 def total_log_weight(pair: Run, scaled: bool = False) -> Tensor:

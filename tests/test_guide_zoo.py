@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pyro_mm import variants
+from pyro_mm.batch import Batch
 from pyro_mm.data.toy import LinearGaussian
 from pyro_mm.guide_zoo import guide_zoo
 
@@ -19,7 +20,10 @@ def zoo():
     before = [p.detach().clone() for p in model.parameters()]
     guides = {n: getattr(variants, n)(LG.modalities, 2).guide.double() for n in ("mvae", "mmvae")}
     train, test = LG.sample(1000, seed=1), LG.sample(60, seed=2)
-    found = guide_zoo(model, guides, train, test, k=400, epochs=25, lr=2e-2, batch_size=100, progress=False)
+    empty = Batch(test[:5].x, dict.fromkeys(test.names, torch.zeros(5, dtype=torch.bool)))  # rows that say nothing
+    found = guide_zoo(
+        model, guides, train, Batch.collate([empty, test]), k=400, epochs=25, lr=2e-2, batch_size=100, progress=False
+    )
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
     return found, guides, test
 

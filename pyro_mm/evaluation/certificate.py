@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation.evidence import over
+from pyro_mm.evaluation.psis import threshold
 
 __all__ = ["Certificate", "MEANING"]
 
@@ -84,6 +85,11 @@ class Certificate:
     def median_ess(self) -> float | None:
         """Median of `ess`."""
         return None if self.ess is None else over(self.scored, self.ess).median().item()
+
+    @property
+    def unreliable_share(self) -> float | None:
+        """Share of data whose k-hat is above the threshold."""
+        return None if self.khat is None else over(self.scored, self.khat >= threshold(self.k)).double().mean().item()
 
     def summary(self) -> dict[str, Any]:
         """Numbers for a table or JSON."""

@@ -18,6 +18,7 @@ from pyro_mm.evaluation.calibration import mean_and_error
 from pyro_mm.evaluation.chunks import Plan
 from pyro_mm.evaluation.collapse import finite
 from pyro_mm.evaluation.effort import Effort, fit_all, proposal_of
+from pyro_mm.evaluation.evidence import over, those_scored
 from pyro_mm.evaluation.gaps import Nats, posterior_and_draws
 from pyro_mm.evaluation.latents import Coordinates
 from pyro_mm.evaluation.marginal import Marginal, require_likelihood
@@ -44,6 +45,7 @@ class Means:
         upper: the same with one weight replaced by that of a chain's state, as in `sandwich`: in expectation at least
             the truth where the chains have mixed.
         coordinates: names of the entries of u.
+        scored: bool `(N,)`, rows that have something, over which means of log p are; None for all.
     """
 
     hmc: Nats
@@ -53,6 +55,7 @@ class Means:
     lower: Tensor
     upper: Tensor
     coordinates: tuple[str, ...]
+    scored: Tensor | None = None
 
     @property
     def difference(self) -> Tensor:
@@ -68,7 +71,12 @@ class Means:
     @property
     def gap(self) -> tuple[float, float]:
         """Mean of upper - lower, and its standard error over data."""
-        return mean_and_error(self.upper - self.lower)
+        return mean_and_error(over(self.scored, self.upper - self.lower))
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Means of lower and upper."""
+        return over(self.scored, self.lower).mean().item(), over(self.scored, self.upper).mean().item()
 
     @property
     def unmixed_share(self) -> float:
@@ -81,8 +89,8 @@ class Means:
             "rms_z": self._known(self.z).square().mean().sqrt().item(),
             "largest_difference": self._known(self.difference).abs().max().item(),
             "unmixed_share": self.unmixed_share,
-            "lower": self.lower.mean().item(),
-            "upper": self.upper.mean().item(),
+            "lower": self.ends[0],
+            "upper": self.ends[1],
             "gap": self.gap[0],
             "gap_se": self.gap[1],
         }
@@ -93,8 +101,8 @@ class Means:
         return (
             f"posterior means of {len(self.coordinates)} coordinates, importance sampling against HMC (N="
             f"{len(self.sd)}): rms z {self._known(self.z).square().mean().sqrt().item():.2f}, largest difference "
-            f"{away:.3f} sd, R-hat > {MIXED:g}: {self.unmixed_share:.1%}; log p {self.lower.mean().item():.3f} to "
-            f"{self.upper.mean().item():.3f} nats, gap {self.gap[0]:.4f} +- {self.gap[1]:.4f}"
+            f"{away:.3f} sd, R-hat > {MIXED:g}: {self.unmixed_share:.1%}; log p {self.ends[0]:.3f} to "
+            f"{self.ends[1]:.3f} nats, gap {self.gap[0]:.4f} +- {self.gap[1]:.4f}"
         )
 
     def _known(self, values: Tensor) -> Tensor:
@@ -149,7 +157,8 @@ def hmc_means(
             plain.append((*widths, log_w.logsumexp(0) - log(k), upper))
     first, second = (Nats.join(column) for column in zip(*both, strict=True))
     sd, rhat, lower, upper = (torch.cat(column) for column in zip(*plain, strict=True))
-    return Means(first, second, sd, rhat, lower, upper, tuple(target.coordinates.labels()))
+    names = tuple(target.coordinates.labels())
+    return Means(first, second, sd, rhat, lower, upper, names, those_scored(quantity.asks(batch)))
 
 
 def _weighted(proposal: Proposal, block: Batch, plan: Plan, where: Coordinates, k: int) -> tuple[Nats, Tensor]:

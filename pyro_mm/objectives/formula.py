@@ -34,12 +34,11 @@ def views_of(guide: Any) -> list[str]:
     return [f"{kind}(z | {', '.join(group)})" if group else f"{kind}(z)" for group in guide.subsets.groups]
 
 
-def over_subsets(body: str, *programs: Any) -> str:
-    """`sum_S body, S in {image}, {image, label}` where one of the programs is in subsets."""
-    found = [p for p in programs if isinstance(p, InSubsets)]
-    share = next((p.share for p in programs if hasattr(p, "share")), "")
-    groups = found[0].subsets if found else next((p.subsets for p in programs if hasattr(p, "subsets")), None)
-    return body if groups is None else f"sum_S {share}{body}, S in {groups.extra_repr()}"
+def over_subsets(body: str, guide: Any) -> str:
+    """`sum_S body, S in {image}, {image, label}` where the guide is in subsets."""
+    if not isinstance(guide, InSubsets):
+        return body
+    return f"sum_S {getattr(guide, 'share', '')}{body}, S in {guide.subsets.extra_repr()}"
 
 
 SYMBOLS = {

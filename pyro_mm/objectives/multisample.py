@@ -11,14 +11,23 @@ import torch
 from torch import Tensor
 
 from pyro_mm.batch import Batch
-from pyro_mm.distributions import DiffusedBound, independent_components
+from pyro_mm.distributions import independent_components
 from pyro_mm.handlers import Program, frozen, given, masked, particles, rows_of
 from pyro_mm.objectives.algebra import Objective, Term
 from pyro_mm.objectives.elbo import require_reparameterised
 from pyro_mm.objectives.formula import q_of, targets_of, tex
 from pyro_mm.objectives.scaling import Weights, known_weights
 from pyro_mm.objectives.schedules import Schedule, value_of
-from pyro_mm.weights import Run, Site, check_sites, replay_where_seen, run, run_pair, total_log_weight
+from pyro_mm.weights import (
+    Run,
+    Site,
+    check_sites,
+    replay_where_seen,
+    require_densities,
+    run,
+    run_pair,
+    total_log_weight,
+)
 
 __all__ = ["dreg", "iwae", "looser"]
 
@@ -98,9 +107,7 @@ class Iwae(Term):
     def forward(self, batch: Batch) -> Tensor:
         rows = self.rows(batch)
         pair = run_pair(self._wrapped(self.model, rows), self._wrapped(self.guide, rows), batch)
-        require_reparameterised(*pair.guide.values())
-        require_densities(pair.model.values(), self.k)
-        return self._loss(log_mean_exp(total_log_weight(pair, scaled=True)), batch)
+        return self._loss(log_mean_exp(weighed(pair, pair.guide.values())), batch)
 
     def _loss(self, bound: Tensor, batch: Batch) -> Tensor:
         """From the bound per datum, `(N,)` or `(S, N)`."""
@@ -175,9 +182,7 @@ class Looser(Iwae):
             scored_by = self._wrapped(self.guide, rows)
             pair = Run(replay_where_seen(model, batch, drawn), replay_where_seen(scored_by, batch, drawn))
             check_sites(pair.model, pair.guide)
-            require_reparameterised(*drawn.values())
-            require_densities(pair.model.values(), self.k)
-            total = total + log_mean_exp(total_log_weight(pair, scaled=True)) / count
+            total = total + log_mean_exp(weighed(pair, drawn.values())) / count
         return self._loss(total, batch)
 
     def formula(self) -> str:
@@ -201,9 +206,7 @@ def doubly_reparameterised(
     gated = {n: replace(s, value=values[n]) for n, s in drawn.items()}
     pair = Run(replay_where_seen(model, batch, gated), replay_where_seen(score, batch, gated))
     check_sites(pair.model, pair.guide)
-    require_reparameterised(*drawn.values())
-    log_w = total_log_weight(pair, scaled=True)
-    require_densities(pair.model.values(), len(log_w))
+    log_w = weighed(pair, drawn.values())
     normalised = log_w.detach().softmax(0)
     gate.factor = 1 - beta + beta * normalised
     bound = log_mean_exp(log_w.detach())
@@ -231,14 +234,12 @@ class _Gate(torch.autograd.Function):
         return grad * w.reshape(*w.shape, *[1] * ctx.event_dim), None, None
 
 
-def require_densities(sites: Iterable[Site], k: int) -> None:
-    """Raise ValueError where a logarithm of several draws would exponentiate a draw of a bound."""
-    for site in sites if k > 1 else ():
-        if isinstance(site.fn, DiffusedBound):
-            raise ValueError(
-                f"'{site.name}' gives a noisy draw of a bound (DiffusionPrior.bound) for its log-density: only elbo, "
-                "or k = 1, may use it"
-            )
+def weighed(pair: Run, drawn: Iterable[Site]) -> Tensor:
+    """Scaled log-weights `(K, N)` of sites that were `drawn` with gradients, and whose densities are densities."""
+    require_reparameterised(*drawn)
+    log_w = total_log_weight(pair, scaled=True)
+    require_densities(pair, len(log_w))
+    return log_w
 
 
 def log_mean_exp(log_w: Tensor) -> Tensor:

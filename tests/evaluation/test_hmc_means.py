@@ -41,6 +41,9 @@ def test_both_means_are_the_exact_ones_and_both_ends_enclose_the_truth(kind: str
     gap, se = found.gap
     assert -3 * se < gap < 0.02
     numbers = json.loads(json.dumps(found.summary()))
+    there = TEST.present()
+    assert not bool(there.all()) and numbers["lower"] == pytest.approx(found.lower[there].mean().item())
+    assert gap == pytest.approx((found.upper - found.lower)[there].mean().item())
     assert numbers["n"] == 40 and numbers["rms_z"] == pytest.approx(rms(found.z))
     assert "of 4 coordinates, importance sampling against HMC (N=40): rms z" in repr(found)
 

@@ -15,6 +15,7 @@ from pyro_mm.evaluation import NoLikelihood, log_marginal
 from pyro_mm.models import DiffusionPrior, Joint
 from pyro_mm.models.diffusion_prior import Averaged, Velocity
 from pyro_mm.objectives import denoising, dreg, elbo, iwae
+from pyro_mm.weights import log_weights
 from tests.helpers.diffusions import KnownDiffusion
 from tests.helpers.oracle import LG
 
@@ -116,6 +117,8 @@ def test_its_bound_is_no_density_and_likelihoods_say_so() -> None:
     for objective in (iwae(model, guide, 2), dreg(model, guide, 2)):
         with pytest.raises(ValueError, match="'z' gives a noisy draw of a bound"):
             objective(batch)
+    with pytest.raises(ValueError, match="'z' gives a noisy draw of a bound"):
+        log_weights(model, guide, batch, 2)
     assert torch.isfinite(iwae(model, guide, 1)(batch)) and torch.isfinite(elbo(model, guide)(batch))
     log_marginal(Joint(exact.decoders, prior), guide, batch, 10)
 
