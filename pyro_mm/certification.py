@@ -10,14 +10,13 @@ from typing import Any
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation.ais import ais
 from pyro_mm.evaluation.certificate import MEANING, Certificate
-from pyro_mm.evaluation.conditional import log_conditional
+from pyro_mm.evaluation.density import log_density
 from pyro_mm.evaluation.effort import refinable
 from pyro_mm.evaluation.evidence import Evidence, NoLikelihood
-from pyro_mm.evaluation.marginal import log_marginal
 from pyro_mm.evaluation.psis import threshold
 from pyro_mm.evaluation.sandwich import sandwich
 from pyro_mm.recipe import Recipe
-from pyro_mm.results import Names, percent, quantities, quantity, shortened
+from pyro_mm.results import percent, quantities, quantity, shortened
 from pyro_mm.tables import aligned
 
 __all__ = ["Certification", "certify"]
@@ -129,7 +128,7 @@ def certify(
         try:
             tell(name)
             found[name] = [sandwich(model, guide, rows, k, **asked, **options)]
-            real[name] = _estimated(recipe, rows, of, given, k, options)
+            real[name] = log_density(model, guide, rows, of, given, k, **options)
             if annealed and (every or (not unavailable and len(found) == 1)):
                 tell(f"{name}, annealed")
                 found[name].append(ais(model, guide, rows, annealed, **asked, **options))
@@ -140,12 +139,6 @@ def certify(
                 raise
             # latents that cannot be annealed: the sandwich stands alone
     return Certification(found, real, unavailable)
-
-
-def _estimated(recipe: Recipe, rows: Batch, of: Names, given: Names, k: int, options: dict[str, Any]) -> Evidence:
-    if given:
-        return log_conditional(recipe.model, recipe.guide, rows, of, given, k, **options)
-    return log_marginal(recipe.model, recipe.guide, rows, k, **options)
 
 
 def _trust(c: Certificate) -> list[str]:

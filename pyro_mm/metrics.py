@@ -107,9 +107,12 @@ def heading(run: Run, rows: int, seed: int) -> dict[str, Any]:
 
 def _head(run: Run, judges: Judges, rows: int, seed: int) -> dict[str, Any]:
     """What was measured, and by whom."""
-    return heading(run, rows, seed) | {
-        "judges": {m: {"accuracy": finite(p.value), "se": finite(p.se), "n": p.n} for m, p in judges.accuracy.items()},
-    }
+    return heading(run, rows, seed) | {"judges": accuracies(judges)}
+
+
+def accuracies(judges: Judges) -> dict[str, Any]:
+    """How good the judges themselves are, on real test rows."""
+    return {m: {"accuracy": finite(p.value), "se": finite(p.se), "n": p.n} for m, p in judges.accuracy.items()}
 
 
 def earlier(path: Path, head: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,10 +124,15 @@ def earlier(path: Path, head: Mapping[str, Any]) -> dict[str, Any]:
     return there if all(there.get(k) == v for k, v in head.items()) else {}
 
 
+def judges_lines(accuracy: Mapping[str, dict[str, Any]]) -> list[str]:
+    """A table of `accuracies`."""
+    rows = [[m, f"{_percent(j['accuracy'])} +- {_percent(j['se'])}"] for m, j in accuracy.items()]
+    return ["accuracy of the judges on real test rows", "", *aligned(rows)]
+
+
 def metrics_table(found: dict[str, Any]) -> str:
     """What `evaluate_metrics` found, as text."""
-    judges = [[m, f"{_percent(j['accuracy'])} +- {_percent(j['se'])}"] for m, j in found["judges"].items()]
-    parts = [["accuracy of the judges on real test rows", "", *aligned(judges)]]
+    parts = [judges_lines(found["judges"])]
     if "cross_accuracy" in found:
         parts.append(["accuracy of what is generated", "", *_accuracies(found["cross_accuracy"])])
     if "joint_coherence" in found:

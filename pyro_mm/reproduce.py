@@ -19,9 +19,8 @@ from torch import nn
 from pyro_mm import storage, variants
 from pyro_mm.batch import Batch
 from pyro_mm.data import Splits, available
-from pyro_mm.evaluation.conditional import log_conditional
+from pyro_mm.evaluation.density import log_density
 from pyro_mm.evaluation.evidence import Evidence
-from pyro_mm.evaluation.marginal import log_marginal
 from pyro_mm.files import BadFile, read_json, write_json
 from pyro_mm.modality import Modality
 from pyro_mm.networks import MLP, Embedding
@@ -210,10 +209,7 @@ def _measured(
             continue
         tell(f"{name} of {system}")
         of, given = QUANTITIES[name]
-        if given is not None:
-            ev = log_conditional(*pair, rows, of, given, plan.k, **options)
-        else:
-            ev = log_marginal(*pair, rows if of == "both" else rows.only(of), plan.k, **options)
+        ev = log_density(*pair, rows, rows.names if of == "both" else of, given or (), plan.k, **options)
         out[name] = _summary(ev)
         write_json(folder / PARTIAL, out)
     return {"found": out, "rows": len(rows), "versions": storage.versions()}

@@ -13,10 +13,9 @@ from torch import Tensor
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation.classify import classify, classify_plug_in
 from pyro_mm.evaluation.coherence import Proportion
-from pyro_mm.evaluation.conditional import log_conditional
+from pyro_mm.evaluation.density import log_density
 from pyro_mm.evaluation.effort import refinable
 from pyro_mm.evaluation.evidence import Evidence, NoLikelihood
-from pyro_mm.evaluation.marginal import log_marginal
 from pyro_mm.evaluation.psis import threshold
 from pyro_mm.recipe import Recipe
 from pyro_mm.tables import aligned
@@ -114,10 +113,7 @@ def evaluate(
         tell(name)
         try:
             _require_known(model, (*of, *given))
-            if given:
-                evidence[name] = log_conditional(model, guide, batch.only(*of, *given), of, given, k, **options)
-            else:
-                evidence[name] = log_marginal(model, guide, batch.only(*of), k, **options)
+            evidence[name] = log_density(model, guide, batch, of, given, k, **options)
         except NoLikelihood as error:
             unavailable[name] = str(error)
     given = tuple(m for m in names if m != label) if label in names else ()

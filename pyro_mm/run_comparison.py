@@ -6,12 +6,10 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pyro_mm.batch import as_names
 from pyro_mm.evaluation.compare import Comparison, compare
-from pyro_mm.evaluation.conditional import log_conditional
+from pyro_mm.evaluation.density import log_density
 from pyro_mm.evaluation.effort import refinable
 from pyro_mm.evaluation.evidence import Evidence
-from pyro_mm.evaluation.marginal import log_marginal
 from pyro_mm.results import Names
 from pyro_mm.runs import Run, open_run
 
@@ -62,7 +60,4 @@ def evidence_of_run(
     model, guide = run.recipe.model, run.recipe.guide
     test = run.test_rows(rows)
     options: dict[str, Any] = {"refine": refine and refinable(model, guide, test), "seed": seed}
-    names = run.splits.names if of is None else as_names(of)
-    if given:
-        return log_conditional(model, guide, test, names, given, k, **options)
-    return log_marginal(model, guide, test.only(*names), k, **options)
+    return log_density(model, guide, test, run.splits.names if of is None else of, given, k, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from pyro_mm.metrics import judges_lines
 from pyro_mm.tables import aligned
 
 __all__ = ["WORDS", "interval", "tasks_table"]
@@ -30,7 +31,7 @@ def tasks_table(found: dict[str, Any]) -> str:
             [m, f"{e['frechet']:.2f}", f"{e['frechet_halves']:.2f}", f"{e['kernel']:.4f}", *_shares(e)]
             for m, e in found["generation"].items()
         ]
-        parts.append("\n".join(aligned([head, *rows])))
+        parts += ["\n".join(judges_lines(found["judges"])), "\n".join(aligned([head, *rows]))]
     if "retrieval" in found:
         parts += [
             "\n".join([f"retrieval {what}", "", *_retrieved(e for e in found["retrieval"] if e["score"] == name)])

@@ -21,7 +21,7 @@ from pyro_mm.evaluation.sample_quality import kernel_distance, precision_recall
 from pyro_mm.files import write_json
 from pyro_mm.handlers import Program
 from pyro_mm.judges import Judges, train_judges
-from pyro_mm.metrics import earlier, heading
+from pyro_mm.metrics import accuracies, earlier, heading
 from pyro_mm.recipe import Recipe
 from pyro_mm.runs import TASKS, Run
 
@@ -218,6 +218,7 @@ def evaluate_tasks(
             found[task] = classification(*pair, test, str(label), levels, draws, seed)
         elif task == "generation":
             judges = judges or train_judges(run.splits, folder=folder, device=test.device, tell=tell)
+            found["judges"] = accuracies(judges)
             found[task] = samples(run.recipe, judges.to(test.device), test, seed)
         else:
             found[task] = retrieval(*pair, test, label, scores, draws, seed)

@@ -79,6 +79,8 @@ def test_the_command_writes_and_prints_them(run, tmp_path, capsys) -> None:
     assert tasks_table(written) in said and "log p" not in said
     image = written["generation"]["image"]
     assert image["n"] == 80 and image["frechet"] > image["frechet_halves"] > 0
+    kept = json.loads((tmp_path / "judges" / "judges.json").read_text())["accuracy"]
+    assert {m: [j["accuracy"], j["n"]] for m, j in written["judges"].items()} == kept, "by whom it was judged"
     assert 0 <= image["precision"] <= 1 and 0 <= image["recall"] <= 1 and image["kernel"] > 0
     assert [e["noise"] for e in written["classification"]] == [0.0, 0.25, 0.5, 1.0]
     evaluate_tasks(run, ["classification"], 80)

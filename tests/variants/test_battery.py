@@ -25,7 +25,7 @@ from pyro_mm.recipe import Recipe
 from tests.helpers.layered import LAYERED
 
 DIMS = {"a": 6, "b": 5, "c": 4, "d": 3}
-K = 10_000
+K = 3000
 OPTIONS: dict[str, dict[str, Any]] = {
     "cvae": {"width": 16},
     "jmvae": {"width": 16},
