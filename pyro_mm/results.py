@@ -90,6 +90,7 @@ def evaluate(
     k: int = 1000,
     *,
     refine: bool = True,
+    bf16: bool = False,
     seed: int = 0,
     tell: Callable[[str], object] = lambda quantity: None,
 ) -> Results:
@@ -100,6 +101,7 @@ def evaluate(
 
     Args:
         refine: fit a proposal to every row first, where the latents allow it.
+        bf16: the likelihoods with the model's layers in bfloat16 (`log_marginal`).
         label: the modality whose most probable value is compared with the data's; None for no accuracy.
         tell: called with the name of each quantity before it is computed.
     """
@@ -113,7 +115,7 @@ def evaluate(
         tell(name)
         try:
             _require_known(model, (*of, *given))
-            evidence[name] = log_density(model, guide, batch, of, given, k, **options)
+            evidence[name] = log_density(model, guide, batch, of, given, k, bf16=bf16, **options)
         except NoLikelihood as error:
             unavailable[name] = str(error)
     given = tuple(m for m in names if m != label) if label in names else ()
@@ -139,7 +141,11 @@ def quantity(of: Names, given: Names) -> str:
 def table(results: dict[str, Any]) -> str:
     """`Results.to_json()` as aligned text."""
     head = ["quantity", "mean", "SE", "MC SE", "median ESS", f"k-hat > {threshold(results['k']):.2f}"]
+    rounding = [r["rounding"] for r in results["likelihoods"].values() if "rounding" in r]
     lines = aligned([head, *(_row(q, r, results["rows"]) for q, r in results["likelihoods"].items())])
+    if rounding:
+        change = max(abs(mean) for mean, _, _ in rounding), max(largest for _, largest, _ in rounding)
+        lines += ["", "layers in bfloat16 change a mean by {:.3f} and a row by {:.3f} at most".format(*change)]
     if results["accuracy"]:
         lines += ["", f"of {results['label']} from {', '.join(results['given'])}:"]
         lines += [f"  {name:18} {percent(a['value'])} +- {percent(a['se'])}" for name, a in results["accuracy"].items()]

@@ -145,6 +145,7 @@ def evaluate_run(
     rows: int | None = None,
     *,
     refine: bool = True,
+    bf16: bool = False,
     seed: int = 0,
     tell: Callable[[str], object] = lambda quantity: None,
 ) -> Results:
@@ -157,7 +158,8 @@ def evaluate_run(
         FileNotFoundError, BadFile: as `open_run`.
     """
     run = run if isinstance(run, Run) else open_run(run)
-    found = evaluate(run.recipe, run.test_rows(rows), run.splits.label, k, refine=refine, seed=seed, tell=tell)
+    options: dict[str, Any] = {"refine": refine, "bf16": bf16, "seed": seed, "tell": tell}
+    found = evaluate(run.recipe, run.test_rows(rows), run.splits.label, k, **options)
     about = {"format": FORMAT, "variant": run.settings.variant, "data": run.settings.data, "split": "test"}
     about |= {"data_fingerprint": run.record["data_fingerprint"], "versions": storage.versions()}
     write_json(run.folder / RESULTS, {**about, **found.to_json()})

@@ -37,6 +37,7 @@ def test_every_block_runs(capsys: pytest.CaptureFixture[str]) -> None:
         assert head in printed
     assert "0.225 guide + 0.675 refined + 0.1 prior" in names["refined"].proposal
     assert names["aimed"].target_se == 0.05 and names["small"].k == names["joint"].k == 1000
+    assert 0 < names["largest_change"] < 0.1 and names["rows"] <= 16
     assert len(names["a"]) == len(names["b"]) == len(names["c"]) == 6
     assert torch.equal(names["joint"].corrected, names["joint"].estimate - names["joint"].bias)
 

@@ -75,6 +75,8 @@ def _fill(p: Parser) -> None:
     p.add_argument("-k", type=count, default=1000, metavar="K", help="draws per row (default: 1000)")
     p.add_argument("--rows", type=count, metavar="N", help="the first N test rows only")
     p.add_argument("--no-refine", action="store_true", help="draw from the guide itself, without refined proposals")
+    faster = "likelihoods with the decoders' layers in bfloat16, for hardware that is fast at it; prints the change"
+    p.add_argument("--bf16", action="store_true", help=faster)
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws (default: 0)")
     p.add_argument("--quiet", action="store_true", help="write the files only")
     add_device(p)
@@ -134,8 +136,8 @@ def _likelihoods(run: Run, arguments: argparse.Namespace) -> None:
     from pyro_mm.runs import evaluate_run
 
     with progress_line(arguments.quiet) as tell:
-        refine = not arguments.no_refine
-        found = evaluate_run(run, arguments.k, arguments.rows, refine=refine, seed=arguments.seed, tell=tell)
+        options = {"refine": not arguments.no_refine, "bf16": arguments.bf16, "seed": arguments.seed}
+        found = evaluate_run(run, arguments.k, arguments.rows, **options, tell=tell)
     if not arguments.quiet:
         system = f"{run.settings.variant} on {run.settings.data}"
         print(f"{system}, {found.rows:,} test rows, K = {found.k:,}; nats per row\n")

@@ -16,6 +16,7 @@ from pyro_mm.evaluation.discrete import enumerated_sites, left_to_model, log_pos
 from pyro_mm.evaluation.effort import Effort
 from pyro_mm.evaluation.estimation import estimated
 from pyro_mm.evaluation.evidence import Evidence, NoLikelihood, those_scored
+from pyro_mm.evaluation.half import apart
 from pyro_mm.evaluation.marginal import Marginal, evidence_of, quantity_of, require_likelihood, titled
 from pyro_mm.evaluation.proposals import Proposal, evaluating, summed
 from pyro_mm.evaluation.refine import Refiner
@@ -42,6 +43,7 @@ def log_conditional(
     independent: bool = False,
     chunk: int | None = None,
     memory: int = MEMORY,
+    bf16: bool = False,
     seed: int | None = None,
 ) -> Evidence:
     """log p(x_A | x_B) per datum, A = `of`, B = `given`, both parts on the same draws.
@@ -52,8 +54,8 @@ def log_conditional(
     lack all of x_A give 0 and count in no mean; those that lack x_B, or parts of it, are asked given what they have.
 
     Args:
-        k, target_se, refine, defensive, independent, chunk, memory, seed: as in `log_marginal`; both guides of the
-            mixture are refined, for p(z | x_A, x_B) and for p(z | x_B).
+        k, target_se, refine, defensive, independent, chunk, memory, bf16, seed: as in `log_marginal`; both guides of
+            the mixture are refined, for p(z | x_A, x_B) and for p(z | x_B).
 
     Raises:
         NoLikelihood: the model defines no such density.
@@ -62,7 +64,7 @@ def log_conditional(
     a, b = _names(of, given, batch)
     require_likelihood(model, b, of=a)
     both = batch.only(*a, *b)
-    effort = Effort(k, target_se, refine, defensive, independent, chunk, memory, seed)
+    effort = Effort(k, target_se, refine, defensive, independent, chunk, memory, seed, bf16)
     _known_sites(model, both, a, b)
     return estimated(Conditional(model, guide, a, b, effort), both, effort)
 
@@ -81,6 +83,7 @@ def log_conditional_difference(
     independent: bool = False,
     chunk: int | None = None,
     memory: int = MEMORY,
+    bf16: bool = False,
     seed: int | None = None,
 ) -> Evidence:
     """log p(x_A | x_B) = log p(x_A, x_B) - log p(x_B), each with its own draws of its own proposal.
@@ -91,7 +94,7 @@ def log_conditional_difference(
     a, b = _names(of, given, batch)
     require_likelihood(model, b, of=a)
     _known_sites(model, batch.only(*a, *b), a, b)
-    effort = Effort(k, target_se, refine, defensive, independent, chunk, memory, seed)
+    effort = Effort(k, target_se, refine, defensive, independent, chunk, memory, seed, bf16)
     return _difference(model, guide, batch, a, b, effort)
 
 
@@ -123,6 +126,7 @@ def _difference(
         draws,
         target,
         those_scored(asked),
+        apart(both.rounding, part.rounding),
     )
 
 

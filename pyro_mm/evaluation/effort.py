@@ -41,6 +41,7 @@ class Effort:
     chunk: int | None = None
     memory: int = MEMORY
     seed: int | None = None
+    bf16: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.defensive < 1:
@@ -99,7 +100,7 @@ def proposal_of(quantity: Quantity, block: Batch, effort: Effort, refined: Seque
     if refined:
         components += refined
         shares += [each * REFINED] * len(refined)
-    return Proposal(quantity.model, components, [*shares, effort.defensive], effort.independent)
+    return Proposal(quantity.model, components, [*shares, effort.defensive], effort.independent, effort.bf16)
 
 
 def refinable(model: Program, guide: Program, batch: Batch) -> bool:

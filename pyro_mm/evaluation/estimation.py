@@ -5,16 +5,20 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 
+import torch
+
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation.adaptive import PILOT, adaptive
 from pyro_mm.evaluation.chunks import Plan
-from pyro_mm.evaluation.effort import Effort, Quantity, fit_all, gradients, latents_of, proposal_of, refinable
+from pyro_mm.evaluation.effort import Effort, Quantity, fit, fit_all, gradients, latents_of, proposal_of, refinable
 from pyro_mm.evaluation.evidence import Evidence, those_scored
+from pyro_mm.evaluation.half import Rounding
 from pyro_mm.evaluation.proposals import evaluating
 
 __all__ = ["estimated", "planned", "resolved"]
 
 STEP = 8  # particles in one pass over a block of rows
+ROUNDED, MOST = 16, 1000  # rows and draws that tell what lower precision changes
 
 
 def estimated(quantity: Quantity, batch: Batch, effort: Effort) -> Evidence:
@@ -28,7 +32,9 @@ def estimated(quantity: Quantity, batch: Batch, effort: Effort) -> Evidence:
         plan = planned(quantity, batch, effort)
         solve = _fixed if effort.target_se is None else adaptive
         found = Evidence.join([solve(quantity, block, effort, plan) for block in plan.blocks(batch)])
-    return replace(found, target_se=effort.target_se, scored=those_scored(quantity.asks(batch)))
+        rounding = rounded(quantity, batch, effort, plan) if effort.bf16 else None
+    scored = those_scored(quantity.asks(batch))
+    return replace(found, target_se=effort.target_se, scored=scored, rounding=rounding)
 
 
 def resolved(quantity: Quantity, batch: Batch, effort: Effort) -> Effort:
@@ -60,6 +66,22 @@ def planned(quantity: Quantity, batch: Batch, effort: Effort) -> Plan:
     plan = Plan.for_batch(batch, k, None, effort.memory, one_pass)
     # Refining takes many steps of few particles: it wants many rows in each.
     return plan.regrouped(min(len(batch), max(1, plan.units // STEP))) if effort.refiners else plan
+
+
+def rounded(quantity: Quantity, batch: Batch, effort: Effort, plan: Plan) -> Rounding:
+    """What layers in bfloat16 change: the first rows' estimates beside those in full precision, by the same noise."""
+    block = batch[quantity.asks(batch).nonzero().flatten()[:ROUNDED]]
+    if not len(block):
+        return 0.0, 0.0, 0
+    k, found = min(effort.draws, MOST), []
+    refined = fit(quantity, block, effort.refiners[0], chunk=plan.units) if effort.refiners else []
+    for bf16 in (True, False):
+        proposal = proposal_of(quantity, block, replace(effort, bf16=bf16), refined)
+        devices = [block.device] if block.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            found.append(quantity.measured(proposal, block, plan.regrouped(len(block)), k).estimate)
+    change = found[0] - found[1]
+    return change.mean().item(), change.abs().max().item(), len(block)
 
 
 def _fixed(quantity: Quantity, block: Batch, effort: Effort, plan: Plan) -> Evidence:

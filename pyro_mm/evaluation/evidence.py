@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_mm.evaluation.half import Rounding, together
 from pyro_mm.evaluation.psis import threshold
 
 __all__ = ["Evidence", "NoLikelihood", "those_scored", "why_none"]
@@ -59,6 +60,7 @@ class Evidence:
         target_se: the standard error that was asked for.
         scored: bool `(N,)`, rows that have something of what was asked about; None for all.  In the others `estimate`
             is log p of nothing, 0, which would pull a mean towards 0.
+        rounding: mean and largest change by layers in bfloat16, and on how many rows; None in full precision.
     """
 
     quantity: str
@@ -73,6 +75,7 @@ class Evidence:
     draws: Tensor | None = None
     target_se: float | None = None
     scored: Tensor | None = None
+    rounding: Rounding | None = None
 
     def __len__(self) -> int:
         return len(self.estimate)
@@ -161,6 +164,7 @@ class Evidence:
             "prior_sites": list(self.prior_sites),
             **({} if self.draws is None else {"median_draws": over(self.scored, self.draws).double().median().item()}),
             **({} if self.target_se is None else {"target_se": self.target_se, "reached": self._reached_share()}),
+            **({} if self.rounding is None else {"rounding": self.rounding}),
         }
 
     def _reached_share(self) -> float:
@@ -171,6 +175,8 @@ class Evidence:
         error = f"{self.mean_se_mc:.3f}" if self.k > 1 else "unknown"
         n = f"N={self.n}" if self.scored is None else f"N={self.n} of {len(self)} rows"
         aim = "" if self.target_se is None else f", SE {self.target_se:g} reached by {self._reached_share():.1%}"
+        if self.rounding is not None:
+            aim += ", bf16 layers: {:+.3f} on average, at most {:.3f} ({} rows)".format(*self.rounding)
         return (
             f"{self.quantity} = {self.mean:.3f} +- {self.mean_se:.3f} nats (MC {error}; {n}, "
             f"{k}, {self.proposal}; median ESS {self.median_ess:.0f}, "
@@ -197,7 +203,8 @@ class Evidence:
             every = [torch.ones_like(p.khat, dtype=torch.bool) if p.scored is None else p.scored for p in parts]
             scored = torch.cat(every)
         aim = first.target_se if len({p.target_se for p in parts}) == 1 else None
-        return replace(first, **tensors, k=k, proposal=proposal, draws=draws, target_se=aim, scored=scored)
+        own: dict[str, Any] = {"target_se": aim, "scored": scored, "rounding": together([p.rounding for p in parts])}
+        return replace(first, **tensors, k=k, proposal=proposal, draws=draws, **own)
 
     @staticmethod
     def pool(parts: Sequence[Evidence]) -> Evidence:
@@ -232,4 +239,5 @@ class Evidence:
             proposal="; ".join(dict.fromkeys(p.proposal for p in parts)),
             draws=None if same else draws,
             target_se=None,
+            rounding=together([p.rounding for p in parts]),
         )

@@ -10,7 +10,7 @@ is completed by the model: it draws the latent from p(. | those above it), which
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from math import log
@@ -24,6 +24,7 @@ from torch import Tensor
 from pyro_mm.batch import Batch
 from pyro_mm.distributions import independent_components
 from pyro_mm.evaluation.components import Component, GuideView, guide_views, log_density, row_wise
+from pyro_mm.evaluation.half import HalfLayers
 from pyro_mm.evaluation.modules import modules_of
 from pyro_mm.handlers import Program, particles
 from pyro_mm.weights import Sites, depth_of, replay, run
@@ -76,12 +77,15 @@ class Proposal:
         shares: `a_1..a_J` and, last, the prior's `a_0`; they sum to 1.
         independent: draw the component of every particle at random, also inside a guide's mixture, instead of in fixed
             proportions.
+        bf16: run the model's layers in bfloat16.  The guide's are not: they cost little, and its density must be that
+            of the draws.
     """
 
     model: Program
     views: Sequence[Component | tuple[Program, Batch]]
     shares: Sequence[float]
     independent: bool = False
+    bf16: bool = False
     components: list[Component] = field(init=False, repr=False)
     _exact: list[float] = field(init=False, repr=False)
     _validated: bool = field(init=False, repr=False, default=False)
@@ -149,7 +153,7 @@ class Proposal:
                 value = torch.where(index == j, mine, value)
             return value
 
-        with drawing():
+        with drawing(), self._layers():
             model = run(particles(self.model, k), batch, choose)
         values = {n: model[n].value for n in drawn[0].values if n in model}
         for component in self.components:
@@ -163,7 +167,8 @@ class Proposal:
 
     def at(self, batch: Batch, values: dict[str, Tensor], k: int = 1) -> Draws:
         """Score given values of all the model's latents, as drawn under plates `(K, 1, N)`."""
-        model = replay(particles(self.model, k), batch, values)
+        with self._layers():
+            model = replay(particles(self.model, k), batch, values)
         log_q = [c.log_prob(values, k) + _completion(c, model, values) for c in self.components]
         known = {n: v for n, v in values.items() if n in model and n in self.components[0].names}
         return self._scored(self._enumerated(model, batch, k), log_q, known)
@@ -175,7 +180,11 @@ class Proposal:
             return model, None
         held = {n: s.value for n, s in model.items() if not s.observed and (n in known or not s.enumerated)}
         depth = depth_of(model)
-        return replay(particles(self.model, k), batch, held, depth), depth
+        with self._layers():
+            return replay(particles(self.model, k), batch, held, depth), depth
+
+    def _layers(self) -> AbstractContextManager[object]:
+        return HalfLayers() if self.bf16 else nullcontext()
 
     def _scored(self, enumerated: tuple[Sites, int | None], log_q: list[Tensor], values: dict[str, Tensor]) -> Draws:
         model, depth = enumerated
