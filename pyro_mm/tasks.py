@@ -157,7 +157,7 @@ def retrieval(
     Args:
         k: draws for posterior means that are not known.
     """
-    known: dict[str, Score] = {**SCORES, "cosine": partial(by_cosine, k=k)}
+    known: dict[str, Score] = {**SCORES, "cosine": partial(by_cosine, k=k, kept={})}  # one pass over every modality
     return [
         retrieve(
             model,

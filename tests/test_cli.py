@@ -549,10 +549,10 @@ def test_the_demo_does_not_replace_runs_of_yours(tmp_path, capsys, run, few):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # of wall time, on a busy machine
 def test_the_demo_reads_labels_off_pictures(tmp_path, capsys):
-    """The real thing, with fewer draws: every variant names more than 9 of 10 digits, within the promised time."""
+    """The real thing, with a third of the epochs: every variant names more than 9 of 10 digits, in the promised time."""
     began = time.process_time()
-    assert main(["demo", "-k", "200", "--out", str(tmp_path / "demo")]) == 0
-    assert time.process_time() - began < 900  # a slow core that other work shares
+    assert main(["demo", "--epochs", "40", "-k", "50", "--out", str(tmp_path / "demo")]) == 0
+    assert time.process_time() - began < 400  # a slow core that other work shares
     for variant in demo.VARIANTS:
         results = json.loads((tmp_path / "demo" / variant / "results.json").read_text())
         assert results["accuracy"]["accuracy"]["value"] > 0.9

@@ -30,6 +30,7 @@ ELEMENTS = 1 << 20  # pairs of a query and a gallery row that are compared at on
 
 Names = Sequence[str]
 Score = Callable[[Program, Program, Batch, Batch, Names, Names], Tensor]
+Codes = dict[tuple[tuple[str, ...], tuple[str, ...]], Tensor]  # by what was shown and which latents, `(N, D)`
 Pairwise = Callable[[Gaussian, Gaussian], Tensor]
 
 
@@ -44,17 +45,26 @@ def by_cosine(
     k: int = 30,
     seed: int = 0,
     chunk: int = CHUNK,
+    kept: Codes | None = None,
 ) -> Tensor:
     """cos(E[z | x_B^i], E[z | x_A^j]) of the guide's posterior means, all shared latents as one vector, `(Q, G)`.
 
     A mean of 0 has cosine 0 with everything.  The mean is that of `encode`, over `k` draws of latents above; of a
     posterior that does not know its mean (a flow, a diffusion) it is the mean of k draws, whose noise costs ranks.
+
+    Args:
+        kept: means of earlier calls by the modalities that were shown, for all directions within one batch, whose
+            rows are queries and gallery: `partial(by_cosine, kept={})`.
     """
     shown, sought = queries.only(*given), gallery.only(*of)
+    kept = {} if kept is None else kept
     with evaluating(guide, seed=seed):
-        names = shared_latents(guide, shown, sought)
-        q, g = (normalize(_means(guide, batch, names, k, chunk), dim=-1) for batch in (shown, sought))
-    return q @ g.mT
+        names = tuple(shared_latents(guide, shown, sought))
+    for what, batch in ((tuple(given), shown), (tuple(of), sought)):
+        if (what, names) not in kept:
+            with evaluating(guide, seed=seed):
+                kept[what, names] = normalize(_means(guide, batch, names, k, chunk), dim=-1)
+    return kept[tuple(given), names] @ kept[tuple(of), names].mT
 
 
 def by_kl(

@@ -58,6 +58,23 @@ def one(q, i):
     return MultivariateNormal(q.loc[i], q.covariance_matrix[i])
 
 
+def test_means_are_kept_for_the_other_direction(exact):
+    guide, queries, *_ = exact
+    passes = []
+
+    def counting(batch):
+        passes.append(len(batch))
+        return guide(batch)
+
+    score = partial(by_cosine, kept={})
+    there = score(None, counting, queries, queries, *VIEWS)
+    once = passes.count(3)
+    back = score(None, counting, queries, queries, *VIEWS[::-1])
+    assert passes.count(3) == once >= 2
+    torch.testing.assert_close(there, by_cosine(None, guide, queries, queries, *VIEWS))
+    torch.testing.assert_close(back, by_cosine(None, guide, queries, queries, *VIEWS[::-1]))
+
+
 def test_full_gaussians(exact):
     guide, queries, gallery, q, g = exact
     asked = (None, guide, queries, gallery, *VIEWS)
