@@ -549,7 +549,7 @@ def test_the_demo_does_not_replace_runs_of_yours(tmp_path, capsys, run, few):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # of wall time, on a busy machine
 def test_the_demo_reads_labels_off_pictures(tmp_path, capsys):
-    """The real thing, with a third of the epochs: every variant names more than 9 of 10 digits, in the promised time."""
+    """The real thing, with a third of the epochs: every variant names more than 9 of 10 digits, in little time."""
     began = time.process_time()
     assert main(["demo", "--epochs", "40", "-k", "50", "--out", str(tmp_path / "demo")]) == 0
     assert time.process_time() - began < 400  # a slow core that other work shares
