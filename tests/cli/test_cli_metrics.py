@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -12,15 +13,12 @@ from pyro_mm.cli import main
 from pyro_mm.data import digits
 from pyro_mm.judges import Judges, Training
 from pyro_mm.metrics import metrics_table
-
-TINY = ["--epochs", "1", "--dim", "3", "--batch-size", "256", "--quiet", "--device", "cpu"]
+from tests.helpers.cli import TINY
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cli") / "mvae"
-    assert main(["train", "mvae", "--out", str(folder), *TINY]) == 0
-    return folder
+def own(trained, tmp_path_factory):
+    return shutil.copytree(trained, tmp_path_factory.mktemp("metrics") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -48,35 +46,35 @@ def clean(folder):
         (folder / name).unlink(missing_ok=True)
 
 
-def test_likelihoods_alone_by_default(trained, capsys):
-    clean(trained)
-    assert evaluated(trained) == 0
-    assert (trained / "results.json").is_file() and not (trained / "metrics.json").exists()
+def test_likelihoods_alone_by_default(own, capsys):
+    clean(own)
+    assert evaluated(own) == 0
+    assert (own / "results.json").is_file() and not (own / "metrics.json").exists()
     assert "Frechet" not in capsys.readouterr().out
 
 
-def test_other_metrics_are_written_and_printed(trained, kept, capsys):
-    clean(trained)
-    assert evaluated(trained, "--metrics", "coherence,rank", "--judges", kept, "--seed", 3) == 0
-    found = json.loads((trained / "metrics.json").read_text())
-    assert not (trained / "results.json").exists()
+def test_other_metrics_are_written_and_printed(own, kept, capsys):
+    clean(own)
+    assert evaluated(own, "--metrics", "coherence,rank", "--judges", kept, "--seed", 3) == 0
+    found = json.loads((own / "metrics.json").read_text())
+    assert not (own / "results.json").exists()
     assert (found["rows"], found["seed"], list(found["rank"])) == (20, 3, ["image"])
     assert capsys.readouterr().out == f"mvae on digits, 20 test rows\n\n{metrics_table(found)}\n"
 
 
-def test_all_at_once_and_quietly(trained, kept, capsys):
-    clean(trained)
-    assert evaluated(trained, "--metrics", "rank,likelihood", "--judges", kept) == 0
+def test_all_at_once_and_quietly(own, kept, capsys):
+    clean(own)
+    assert evaluated(own, "--metrics", "rank,likelihood", "--judges", kept) == 0
     first, _, second = capsys.readouterr().out.partition("\n\nmvae on digits, 20 test rows\n")
     assert "log p(image, label)" in first and "Frechet" in second
-    clean(trained)
-    assert evaluated(trained, "--metrics", "rank,likelihood", "--judges", kept, "--quiet") == 0
+    clean(own)
+    assert evaluated(own, "--metrics", "rank,likelihood", "--judges", kept, "--quiet") == 0
     assert capsys.readouterr().out == ""
-    assert (trained / "results.json").is_file() and (trained / "metrics.json").is_file()
+    assert (own / "results.json").is_file() and (own / "metrics.json").is_file()
 
 
-def test_an_unknown_metric_is_one_line_that_lists_the_known(trained, capsys):
-    assert evaluated(trained, "--metrics", "coherence,fid") == 2
+def test_an_unknown_metric_is_one_line_that_lists_the_known(own, capsys):
+    assert evaluated(own, "--metrics", "coherence,fid") == 2
     error = capsys.readouterr().err
     assert error == "pyro-mm: unknown metric 'fid': there are likelihood, coherence, rank\n"
 
