@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from pyro_mm import files
 from pyro_mm.cli import demo, main
 from tests.helpers.cli import complaint, same
 
@@ -17,11 +18,13 @@ def few(monkeypatch):
     monkeypatch.setattr(demo, "FIGURES", ("loss",))
 
 
-def test_the_demo_prints_one_table_of_the_runs_numbers(tmp_path, capsys, few):
+def test_the_demo_prints_one_table_of_the_runs_numbers(tmp_path, capsys, run, few):
     out = tmp_path / "demo"
-    for _ in range(2):  # a second demo replaces the first
-        assert main(["demo", "--epochs", "1", "-k", "10", "--out", str(out)]) == 0
-        said = capsys.readouterr().out
+    shutil.copytree(run, out / "mvae")  # an earlier demo, which this one replaces
+    files.write_json(out / demo.RECORD, {})
+    assert main(["demo", "--epochs", "1", "-k", "10", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert not same(out / "mvae", run)
     assert max(map(len, said.splitlines()[:-1])) <= 100  # the last line is the folder
     assert re.search(r"^ +mvae +jmvae-kl$", said, re.MULTILINE)
     results = [json.loads((out / v / "results.json").read_text()) for v in ("mvae", "jmvae_kl")]
