@@ -10,9 +10,9 @@ from typing import Any
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation.ais import ais
 from pyro_mm.evaluation.certificate import MEANING, Certificate
-from pyro_mm.evaluation.density import log_density
 from pyro_mm.evaluation.effort import refinable
 from pyro_mm.evaluation.evidence import Evidence, NoLikelihood
+from pyro_mm.evaluation.likelihood import log_likelihood
 from pyro_mm.evaluation.psis import threshold
 from pyro_mm.evaluation.sandwich import sandwich
 from pyro_mm.recipe import Recipe
@@ -128,7 +128,7 @@ def certify(
         try:
             tell(name)
             found[name] = [sandwich(model, guide, rows, k, **asked, **options)]
-            real[name] = log_density(model, guide, rows, of, given, k, **options)
+            real[name] = log_likelihood(model, guide, rows, of, given, k, **options)
             if annealed and (every or (not unavailable and len(found) == 1)):
                 tell(f"{name}, annealed")
                 found[name].append(ais(model, guide, rows, annealed, **asked, **options))

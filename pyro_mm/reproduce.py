@@ -19,8 +19,8 @@ from torch import nn
 from pyro_mm import storage, variants
 from pyro_mm.batch import Batch
 from pyro_mm.data import Splits, available
-from pyro_mm.evaluation.density import log_density
 from pyro_mm.evaluation.evidence import Evidence
+from pyro_mm.evaluation.likelihood import log_likelihood
 from pyro_mm.files import BadFile, read_json, write_json
 from pyro_mm.modality import Modality
 from pyro_mm.networks import MLP, Embedding
@@ -34,10 +34,10 @@ __all__ = ["PUBLISHED", "SYSTEMS", "TABLES", "Plan", "build", "paper_modalities"
 TABLES = ("mvae_table",)
 FORMAT = 1
 RESULT, PARTIAL = "result.json", "partial.json"
-QUANTITIES: dict[str, tuple[str, str | None]] = {
-    "log p(image)": ("image", None),
-    "log p(image, label)": ("both", None),
-    "log p(image | label)": ("image", "label"),
+QUANTITIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "log p(image)": (("image",), ()),
+    "log p(image, label)": (("image", "label"), ()),
+    "log p(image | label)": (("image",), ("label",)),
 }
 SYSTEMS: dict[str, tuple[str, ...]] = {
     "vae": ("log p(image)",),
@@ -209,7 +209,7 @@ def _measured(
             continue
         tell(f"{name} of {system}")
         of, given = QUANTITIES[name]
-        ev = log_density(*pair, rows, rows.names if of == "both" else of, given or (), plan.k, **options)
+        ev = log_likelihood(*pair, rows, of, given, plan.k, **options)
         out[name] = _summary(ev)
         write_json(folder / PARTIAL, out)
     return {"found": out, "rows": len(rows), "versions": storage.versions()}

@@ -13,9 +13,9 @@ from torch import Tensor
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation.classify import classify, classify_plug_in
 from pyro_mm.evaluation.coherence import Proportion
-from pyro_mm.evaluation.density import log_density
 from pyro_mm.evaluation.effort import refinable
 from pyro_mm.evaluation.evidence import Evidence, NoLikelihood
+from pyro_mm.evaluation.likelihood import log_likelihood
 from pyro_mm.evaluation.psis import threshold
 from pyro_mm.recipe import Recipe
 from pyro_mm.tables import aligned
@@ -115,7 +115,7 @@ def evaluate(
         tell(name)
         try:
             _require_known(model, (*of, *given))
-            evidence[name] = log_density(model, guide, batch, of, given, k, bf16=bf16, **options)
+            evidence[name] = log_likelihood(model, guide, batch, of, given, k, bf16=bf16, **options)
         except NoLikelihood as error:
             unavailable[name] = str(error)
     given = tuple(m for m in names if m != label) if label in names else ()

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pyro_mm.evaluation.compare import Comparison, compare
-from pyro_mm.evaluation.density import log_density
 from pyro_mm.evaluation.effort import refinable
 from pyro_mm.evaluation.evidence import Evidence
+from pyro_mm.evaluation.likelihood import log_likelihood
 from pyro_mm.results import Names
 from pyro_mm.runs import Run, open_run
 
@@ -60,4 +60,4 @@ def evidence_of_run(
     model, guide = run.recipe.model, run.recipe.guide
     test = run.test_rows(rows)
     options: dict[str, Any] = {"refine": refine and refinable(model, guide, test), "seed": seed}
-    return log_density(model, guide, test, run.splits.names if of is None else of, given, k, **options)
+    return log_likelihood(model, guide, test, run.splits.names if of is None else of, given, k, **options)

@@ -69,7 +69,7 @@ def test_networks_are_the_papers(root):
 def test_a_second_call_trains_and_measures_nothing(root, made, monkeypatch):
     out, found = made
     monkeypatch.setattr(module, "fit", None)
-    monkeypatch.setattr(module, "log_density", None)
+    monkeypatch.setattr(module, "log_likelihood", None)
     assert reproduce(plan(root, device="cpu:0"), out, progress=False) == found
 
 

@@ -17,6 +17,7 @@ from pyro_mm.evaluation.frechet import Rank, frechet, frechet_distance, rank, sp
 from pyro_mm.evaluation.gaps import Gaps, gaps
 from pyro_mm.evaluation.generation import Posterior, encode, generate, simulate
 from pyro_mm.evaluation.hmc_means import Means, hmc_means
+from pyro_mm.evaluation.likelihood import log_likelihood
 from pyro_mm.evaluation.marginal import log_marginal
 from pyro_mm.evaluation.psis import psis, psis_estimate, threshold
 from pyro_mm.evaluation.ranking import Measure, average_precision
@@ -82,6 +83,7 @@ __all__ = [
     "k_curve",
     "log_conditional",
     "log_conditional_difference",
+    "log_likelihood",
     "log_marginal",
     "log_marginal_ais",
     "plug_in",

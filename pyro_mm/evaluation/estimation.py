@@ -18,7 +18,7 @@ from pyro_mm.evaluation.proposals import evaluating
 __all__ = ["estimated", "planned", "resolved"]
 
 STEP = 8  # particles in one pass over a block of rows
-ROUNDED, MOST = 16, 1000  # rows and draws that tell what lower precision changes
+COMPARED, MOST = 16, 1000  # rows and draws that tell what lower precision changes
 
 
 def estimated(quantity: Quantity, batch: Batch, effort: Effort) -> Evidence:
@@ -32,7 +32,7 @@ def estimated(quantity: Quantity, batch: Batch, effort: Effort) -> Evidence:
         plan = planned(quantity, batch, effort)
         solve = _fixed if effort.target_se is None else adaptive
         found = Evidence.join([solve(quantity, block, effort, plan) for block in plan.blocks(batch)])
-        rounding = rounded(quantity, batch, effort, plan) if effort.bf16 else None
+        rounding = change_by_half(quantity, batch, effort, plan) if effort.bf16 else None
     scored = those_scored(quantity.asks(batch))
     return replace(found, target_se=effort.target_se, scored=scored, rounding=rounding)
 
@@ -68,13 +68,15 @@ def planned(quantity: Quantity, batch: Batch, effort: Effort) -> Plan:
     return plan.regrouped(min(len(batch), max(1, plan.units // STEP))) if effort.refiners else plan
 
 
-def rounded(quantity: Quantity, batch: Batch, effort: Effort, plan: Plan) -> Rounding:
+def change_by_half(quantity: Quantity, batch: Batch, effort: Effort, plan: Plan) -> Rounding:
     """What layers in bfloat16 change: the first rows' estimates beside those in full precision, by the same noise."""
-    block = batch[quantity.asks(batch).nonzero().flatten()[:ROUNDED]]
+    block = batch[quantity.asks(batch).nonzero().flatten()[:COMPARED]]
     if not len(block):
         return 0.0, 0.0, 0
-    k, found = min(effort.draws, MOST), []
-    refined = fit(quantity, block, effort.refiners[0], chunk=plan.units) if effort.refiners else []
+    k, found, refined = min(effort.draws, MOST), [], []
+    if effort.refiners:
+        with suppress(ValueError):  # where they cannot be refined, and nobody asked for it, the estimate did without
+            refined = fit(quantity, block, effort.refiners[0], chunk=plan.units)
     for bf16 in (True, False):
         proposal = proposal_of(quantity, block, replace(effort, bf16=bf16), refined)
         devices = [block.device] if block.device.type == "cuda" else []

@@ -1,7 +1,7 @@
 """A model's layers in bfloat16, densities in full precision; and what that changes.
 
-Accelerators and recent CPUs multiply matrices in bfloat16 several times as fast.  Programs run wholly in it are wrong
-by tenths of a nat: sums of hundreds of log-densities keep 8 bits.  Here only linear and convolution layers are computed
+Accelerators and recent CPUs multiply matrices in bfloat16 faster.  Of a program run wholly in it sums of hundreds of
+log-densities would keep 8 bits.  Here only linear and convolution layers are computed
 in it, whatever program calls them; what they return is float32 again, and so are latents, densities and weights.
 """
 
@@ -33,10 +33,10 @@ class HalfLayers(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func not in LAYERS or not isinstance(args[0], Tensor) or args[0].dtype != torch.float32:
+        tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
+        if func not in LAYERS or any(v.dtype != torch.float32 for v in tensors):
             return func(*args, **kwargs)
-        out = func(*map(_half, args), **{name: _half(value) for name, value in kwargs.items()})
-        return out.float()
+        return func(*map(_half, args), **{name: _half(value) for name, value in kwargs.items()}).float()
 
 
 def together(parts: Sequence[Rounding | None]) -> Rounding | None:
@@ -54,4 +54,4 @@ def apart(both: Rounding | None, part: Rounding | None) -> Rounding | None:
 
 
 def _half(value: Any) -> Any:
-    return value.bfloat16() if isinstance(value, Tensor) and value.dtype == torch.float32 else value
+    return value.bfloat16() if isinstance(value, Tensor) else value

@@ -59,10 +59,11 @@ def by_cosine(
     shown, sought = queries.only(*given), gallery.only(*of)
     kept = {} if kept is None else kept
     with evaluating(guide, seed=seed):
-        names = tuple(shared_latents(guide, shown, sought))
+        names = shared_latents(guide, shown, sought)
     for what, batch in ((tuple(given), shown), (tuple(of), sought)):
         if (what, names) not in kept:
-            with evaluating(guide, seed=seed):
+            # A stream for each: a row drawn from the same noise under both views would find itself by that alone.
+            with evaluating(guide, seed=seed, stream=f"means given {', '.join(what)}"):
                 kept[what, names] = normalize(_means(guide, batch, names, k, chunk), dim=-1)
     return kept[tuple(given), names] @ kept[tuple(of), names].mT
 

@@ -74,9 +74,10 @@ def test_layers_alone_are_computed_in_it() -> None:
     image, kernel = torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3)
     with HalfLayers():
         layer, product, convolved = linear(x, w, b), x @ w.T, conv2d(image, kernel, padding=1)
-        double = linear(x.double(), w.double())
+        double, named = linear(x.double(), w.double()), linear(input=x, weight=w, bias=b)
     half = linear(x.bfloat16(), w.bfloat16(), b.bfloat16())
     assert layer.dtype == torch.float32 and torch.equal(layer, half.float())
+    assert torch.equal(named, layer)
     assert convolved.dtype == torch.float32
     assert torch.equal(convolved, conv2d(image.bfloat16(), kernel.bfloat16(), padding=1).float())
     assert torch.equal(product, x @ w.T), "products outside of layers are part of densities"
@@ -97,6 +98,62 @@ def test_the_change_is_small_and_said(made: tuple[Model, Guide, Batch], refine: 
     assert abs(mean - change[:16].mean().item()) < 0.05  # by other draws
     assert f"bf16 layers: {mean:+.3f} on average, at most {most:.3f} (16 rows)" in repr(half)
     assert half.summary()["rounding"] == half.rounding and "rounding" not in full.summary()
+
+
+class Still(nn.Module):
+    """x ~ Bernoulli whose logits are a layer of constants: whatever z is drawn, log p(x) is known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(8, PIXELS)
+
+    def forward(self, batch: Batch) -> None:
+        with pyro.plate("data", len(batch), dim=-1):
+            pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+            logits = self.net(torch.linspace(-3, 3, 8)).expand(len(batch), -1)
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=batch.x["x"])
+
+
+def prior(batch: Batch) -> None:
+    with pyro.plate("data", len(batch), dim=-1):
+        pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+
+
+def test_the_change_is_that_of_the_layers(made: tuple[Model, Guide, Batch]) -> None:
+    """By hand, where the draws do not matter; and a program wholly in bfloat16 would be wrong by much more."""
+    model, x = Still(), made[2].x["x"]
+    batch, inputs = Batch({"x": x}), torch.linspace(-3, 3, 8)
+    logits = model.net(inputs).detach()
+    near = linear(inputs.bfloat16(), model.net.weight.bfloat16(), model.net.bias.bfloat16()).detach()
+    exact, half, whole = (dist.Bernoulli(logits=v).log_prob(x.to(v)).sum(-1) for v in (logits, near.float(), near))
+    found = log_marginal(model, prior, batch, 50, seed=0, bf16=True)
+    torch.testing.assert_close(found.estimate, half.double(), rtol=0, atol=2e-4)
+    change = half[:16] - exact[:16]
+    assert found.rounding == (
+        pytest.approx(change.mean().item(), abs=1e-4),
+        pytest.approx(change.abs().max().item(), abs=1e-4),
+        16,
+    )
+    assert (whole.float() - half).abs().mean() > 5 * (half - exact).abs().mean()
+
+
+def test_what_cannot_be_refined_is_compared_as_it_is() -> None:
+    """With a target, proposals are refined where they can be; a discrete latent of the guide cannot."""
+
+    class Choice(nn.Module):
+        def __init__(self, observed: bool) -> None:
+            super().__init__()
+            self.net, self.observed = nn.Linear(3, PIXELS), observed
+
+        def forward(self, batch: Batch) -> None:
+            with pyro.plate("data", len(batch), dim=-1):
+                c = pyro.sample("c", dist.OneHotCategorical(torch.ones(3) / 3))
+                if self.observed:
+                    pyro.sample("x", dist.Bernoulli(logits=self.net(c)).to_event(1), obs=batch.x["x"])
+
+    batch = Batch({"x": torch.rand(20, PIXELS).round()})
+    found = log_marginal(Choice(True), Choice(False), batch, 500, target_se=0.3, seed=0, bf16=True)
+    assert found.rounding is not None and found.rounding[2] == 16
 
 
 def test_only_the_models_draws_are_computed_in_it(made: tuple[Model, Guide, Batch]) -> None:

@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from torch.distributions import MultivariateNormal, Normal, kl_divergence
+from torch.distributions import MultivariateNormal, Normal, TanhTransform, kl_divergence
 from torch.nn.functional import cosine_similarity
 
 from pyro_mm.data.toy import LinearGaussian
@@ -56,6 +56,19 @@ def by_hand(q, g, distance):
 
 def one(q, i):
     return MultivariateNormal(q.loc[i], q.covariance_matrix[i])
+
+
+def test_a_guide_that_sees_nothing_finds_nothing():
+    """Means from draws: were a row's noise the same under both views, it would find itself by that alone."""
+    rows = LinearGaussian.random({"a": 4, "b": 3}, 2, seed=1).sample(60, seed=5)
+
+    def posterior(batch):  # knows no mean
+        return dist.TransformedDistribution(dist.Normal(torch.zeros(len(batch), 5), 1.0), TanhTransform()).to_event(1)
+
+    scores = partial(by_cosine, k=1, kept={})(None, drawing(posterior), rows, rows, *VIEWS)
+    assert (scores.argmax(-1) == torch.arange(60)).double().mean() < 0.1
+    again = by_cosine(None, drawing(posterior), rows, rows, *VIEWS, k=1)
+    torch.testing.assert_close(again, scores)
 
 
 def test_means_are_kept_for_the_other_direction(exact):

@@ -11,10 +11,10 @@ from pyro_mm.evaluation.evidence import Evidence
 from pyro_mm.evaluation.marginal import log_marginal
 from pyro_mm.handlers import Program
 
-__all__ = ["log_density"]
+__all__ = ["log_likelihood"]
 
 
-def log_density(
+def log_likelihood(
     model: Program,
     guide: Program,
     batch: Batch,
