@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from pyro_mm import storage, variants
 from pyro_mm.batch import Batch
@@ -71,6 +73,9 @@ class Plan:
 
     Attributes:
         epochs, warmup: of training, and of the KL's weight from 0 to 1 (500 and 200 in the paper).
+        batch_size, lr: of Adam's steps (100 and 1e-3 in the paper).
+        decay: last epochs, over which the learning rate falls linearly to 0 (none in the paper); in fewer epochs than
+            the paper's it makes up for some of the rest.
         k, rows: draws per row, and how many of the test rows (None: all).
         refine: fit a proposal to every row, or draw from the guide itself.
     """
@@ -82,6 +87,7 @@ class Plan:
     dim: int = 64
     batch_size: int = 100
     lr: float = 1e-3
+    decay: int = 0
     seed: int = 0
     k: int = 1000
     rows: int | None = None
@@ -99,6 +105,10 @@ class Plan:
         for name in ("epochs", "dim", "batch_size", "k"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.decay <= self.epochs:
+            raise ValueError(f"decay must be some of the {self.epochs} epochs, got {self.decay}")
+        if not self.lr > 0:
+            raise ValueError(f"lr must be above 0, got {self.lr}")
 
 
 def reproduce(
@@ -166,6 +176,11 @@ def build(system: str, plan: Plan, splits: Splits) -> Recipe:
     return recipe
 
 
+def linear_decay(epochs: int, last: int) -> Callable[[Optimizer], LambdaLR]:
+    """A schedule for `fit`: a constant learning rate, but for the last epochs, where it falls to 0 in equal steps."""
+    return lambda optimiser: LambdaLR(optimiser, lambda epoch: min(1.0, (epochs - epoch) / (last + 1)))
+
+
 def _trained(
     system: str, plan: Plan, splits: Splits, folder: Path, progress: bool, tell: Callable[[str], object]
 ) -> Recipe:
@@ -180,6 +195,7 @@ def _trained(
         splits.train,
         plan.epochs,
         lr=plan.lr,
+        schedule=linear_decay(plan.epochs, plan.decay) if plan.decay else None,
         batch_size=plan.batch_size,
         folder=folder,
         resume=True,
@@ -257,7 +273,8 @@ def _rows(found: Mapping[str, Any], data: str) -> list[list[str]]:
 
 def _table(found: Mapping[str, Any], data: str) -> str:
     """Markdown."""
-    plans = {json.dumps({k: r["plan"][k] for k in ("epochs", "k", "rows", "seed")}) for r in found.values()}
+    told = ("epochs", "warmup", "batch_size", "lr", "decay", "k", "rows", "seed")
+    plans = {json.dumps({k: r["plan"][k] for k in told}) for r in found.values()}
     return "\n".join([*markdown(_rows(found, data)), "", *sorted(plans)]) + "\n"
 
 

@@ -1,5 +1,6 @@
 """A published table in miniature: what is printed is what the estimators say of the saved models, and nothing twice."""
 
+import csv
 import json
 import sys
 
@@ -93,6 +94,12 @@ def test_an_interrupted_training_goes_on(root, tmp_path, monkeypatch):
     assert again["mvae"]["found"] == whole["mvae"]["found"]
 
 
+def test_the_learning_rate_falls_over_the_last_epochs(root, tmp_path):
+    reproduce(plan(root, epochs=4, decay=2, lr=3e-3, systems=("mvae",)), tmp_path, progress=False)
+    with (tmp_path / "mvae" / "log.csv").open() as file:
+        assert [float(row["lr"]) for row in csv.DictReader(file)] == pytest.approx([3e-3, 3e-3, 2e-3, 1e-3])
+
+
 def test_another_plan_is_refused(root, made):
     with pytest.raises(FileExistsError, match="was made by another plan"):
         reproduce(plan(root, epochs=3), made[0], progress=False)
@@ -111,8 +118,10 @@ def test_the_table_has_the_published_figures(made):
 
 def test_the_command_prints_the_table(root, tmp_path, capsys):
     arguments = ["reproduce", "mvae-table", "--root", str(root), "--epochs", "1", "-k", "3", "--rows", "4", "--quiet"]
-    arguments += ["--systems", "cvae", "--device", "cpu", "--out", str(tmp_path / "t")]
-    assert main(arguments) == 0
+    arguments += ["--systems", "cvae", "--device", "cpu", "--out", str(tmp_path / "t"), "--batch-size", "7"]
+    assert main([*arguments, "--lr", "0.002", "--decay", "1"]) == 0
+    made_by = json.loads((tmp_path / "t" / "cvae" / "plan.json").read_text())["plan"]
+    assert (made_by["batch_size"], made_by["lr"], made_by["decay"]) == (7, 0.002, 1)
     said = capsys.readouterr().out
     assert "log p(image | label), cvae" in said and "-83.45" in said
     assert main(["reproduce", "mvae-tabel", "--root", str(root)]) == 2
@@ -127,6 +136,8 @@ def test_the_command_prints_the_table(root, tmp_path, capsys):
         ({"data": "digits"}, "the table is of mnist, .* not of 'digits'"),
         ({"systems": ("mmvae",)}, r"unknown systems \['mmvae'\]"),
         ({"k": 0}, "k must be at least 1"),
+        ({"decay": 2}, "decay must be some of the 1 epochs"),
+        ({"lr": 0.0}, "lr must be above 0"),
     ],
 )
 def test_plans_are_checked(root, changes, message):

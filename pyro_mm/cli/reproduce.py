@@ -8,11 +8,11 @@ from typing import Any
 
 from pyro_mm.cli.common import add_device, device_of, progress_line, set_threads
 from pyro_mm.cli.errors import choose
-from pyro_mm.cli.parser import Names, Parser, command, count, from_zero
+from pyro_mm.cli.parser import Names, Parser, above_zero, command, count, from_zero, whole
 
 EXAMPLES = """\
   pyro-mm reproduce mvae-table --root ~/data/mnist --out runs/mvae-table
-  pyro-mm reproduce mvae-table --root ~/data/mnist --epochs 50 --warmup 20 --rows 1000
+  pyro-mm reproduce mvae-table --root ~/data/mnist --epochs 50 --warmup 20 --decay 20 --rows 1000
 """
 STORY = """\
 mvae-table: Table 2 of Wu & Goodman (2018). Trains VAE, CVAE, JMVAE-kl and MVAE with the paper's
@@ -39,6 +39,11 @@ def _fill(p: Parser) -> None:
     p.add_argument(
         "--warmup", type=from_zero, default=200.0, metavar="N", help="epochs until the KL counts fully (200)"
     )
+    p.add_argument("--batch-size", type=count, default=100, metavar="N", help="rows per step (default: 100)")
+    p.add_argument("--lr", type=above_zero, default=1e-3, metavar="X", help="Adam's learning rate (default: 0.001)")
+    p.add_argument(
+        "--decay", type=whole, default=0, metavar="N", help="let it fall to 0 over the last N epochs (default: 0)"
+    )
     p.add_argument("-k", type=count, default=1000, metavar="K", help="draws per row (default: 1000)")
     p.add_argument("--rows", type=count, metavar="N", help="the first N test rows only")
     p.add_argument("--no-refine", action="store_true", help="draw from the guides themselves")
@@ -60,6 +65,9 @@ def run(arguments: argparse.Namespace) -> int:
         root=arguments.root,
         epochs=arguments.epochs,
         warmup=arguments.warmup,
+        batch_size=arguments.batch_size,
+        lr=arguments.lr,
+        decay=arguments.decay,
         seed=arguments.seed,
         k=arguments.k,
         rows=arguments.rows,
