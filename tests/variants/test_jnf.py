@@ -8,7 +8,7 @@ from torch.distributions import kl_divergence
 
 from pyro_mm import variants
 from pyro_mm.batch import Batch
-from pyro_mm.training import fit
+from pyro_mm.training import State, fit
 from tests.helpers.hierarchies import hidden, modalities
 from tests.helpers.training import same, values
 from tests.variants.test_published_losses import SIZES, likelihood, made
@@ -53,3 +53,26 @@ def test_the_second_stage_moves_nothing_but_encoders_and_flows() -> None:
         before = {k: values(*v) for k, v in parts.items()}
         fit([stage], data, epochs=1, batch_size=16, seed=0)
         assert [k for k, v in parts.items() if not same(before[k], values(*v))] == [moves]
+
+
+def test_a_run_that_stops_in_the_second_stage_goes_on(tmp_path) -> None:
+    """To the bit: the flows' optimiser, the order of rows and the noise are those of the run that was not stopped."""
+
+    class Stop:
+        def on_epoch(self, state: State) -> None:
+            if (state.stage, state.epoch) == ("flows", 1):
+                raise KeyboardInterrupt
+
+    data = Batch({m: torch.randn(16, d, generator=torch.Generator().manual_seed(1)) for m, d in SIZES.items()})
+    ends = []
+    for runs in ((), (Stop(),)):
+        torch.manual_seed(0)
+        recipe = variants.jnf(modalities(SIZES), 2, width=8, hidden=(8,))
+        folder, options = tmp_path / str(len(runs)), {"epochs": 3, "batch_size": 8, "seed": 0, "progress": False}
+        if runs:
+            assert fit(recipe, data, folder=folder, callbacks=runs, **options).interrupted
+            torch.manual_seed(0)
+            recipe = variants.jnf(modalities(SIZES), 2, width=8, hidden=(8,))
+        history = fit(recipe, data, folder=folder, resume=True, **options)
+        ends.append((values(recipe.model, recipe.guide), history["loss"]))
+    assert same(ends[0][0], ends[1][0]) and ends[0][1] == ends[1][1] and len(ends[0][1]) == 6
