@@ -88,12 +88,17 @@ def multivae_step(name: str, sizes: dict[str, int], width: int, rows: int) -> St
             return ModelOutput(embedding=loc, log_covariance=log_var)
 
     class Joint(BaseJointEncoder):  # type: ignore[misc]
-        def __init__(self, net: nn.Module) -> None:
+        """The layers of `guides.Concatenation`."""
+
+        def __init__(self) -> None:
             super().__init__()
-            self.net, self.latent_dim = net, plain.LATENT
+            self.bodies = nn.ModuleDict({m: plain.mlp(size, width, width) for m, size in sizes.items()})
+            self.head = nn.Sequential(nn.ReLU(), nn.Linear(width * len(sizes), width), nn.ReLU())
+            self.out, self.latent_dim = nn.Linear(width, 2 * plain.LATENT), plain.LATENT
 
         def forward(self, x: dict[str, torch.Tensor]) -> Any:
-            loc, log_var = self.net(torch.cat(list(x.values()), -1)).chunk(2, -1)
+            hidden = self.head(torch.cat([body(x[m]) for m, body in self.bodies.items()], -1))
+            loc, log_var = self.out(hidden).chunk(2, -1)
             return ModelOutput(embedding=loc, log_covariance=log_var)
 
     class Decode(BaseDecoder):  # type: ignore[misc]
@@ -113,7 +118,7 @@ def multivae_step(name: str, sizes: dict[str, int], width: int, rows: int) -> St
         decoders_dist=dict.fromkeys(sizes, "bernoulli"),
         **PEERS[name],
     )
-    joint = [Joint(plain.mlp(sum(sizes.values()), width, 2 * plain.LATENT))] if name == "JMVAE" else []
+    joint = [Joint()] if name == "JMVAE" else []
     model = getattr(models, name)(config, encoders, decoders, *joint)
     optimiser = torch.optim.Adam(model.parameters(), 1e-3)
     inputs = MultimodalBaseDataset(data=plain.pixels(sizes, rows))[torch.arange(rows)]

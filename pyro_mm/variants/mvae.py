@@ -44,10 +44,13 @@ def mvae_sampled(
     beta: float | Schedule = 1.0,
     weights: Mapping[str, float] | None = None,
 ) -> Recipe:
-    """MVAE for many modalities: ELBO(X) + sum_m ELBO(x_m) + k subsets drawn anew at every step (eq. 5)."""
+    """MVAE for many modalities: ELBO(X) + sum_m ELBO(x_m) + k subsets drawn anew at every step (eq. 5).
+
+    k = 0 leaves the random subsets out, as the paper's experiment on six views of an image does.
+    """
     names = names_of(modalities)
     always = [names, *((m,) for m in names)]
-    return _over(RandomSubsets(names, k, always), modalities, dim, beta, weights)
+    return _over(RandomSubsets(names, k, always) if k else Subsets(always), modalities, dim, beta, weights)
 
 
 def _over(
