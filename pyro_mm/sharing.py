@@ -33,8 +33,8 @@ def shared_networks() -> Iterator[None]:
         _found.reset(token)
 
 
-def once(net: nn.Module, x: Tensor, mask: Tensor | None, compute: Callable[[], Tensor]) -> Tensor:
-    """`compute()`, or what it gave before for the very same network, tensor and mask.
+def once(net: nn.Module, x: Tensor | tuple[Tensor, ...], mask: Tensor | None, compute: Callable[[], Tensor]) -> Tensor:
+    """`compute()`, or what it gave before for the very same network, tensors and mask.
 
     Parameters that were swapped for others (`frozen`), another mode, or gradients switched off make another network.
     Networks with random weights of their own (`PyroModule`) have sample sites, and are run each time.
@@ -43,7 +43,8 @@ def once(net: nn.Module, x: Tensor, mask: Tensor | None, compute: Callable[[], T
     if found is None:
         return compute()
     parameter = next(net.parameters(), None)
-    key = (id(net), id(x), id(mask), id(parameter), net.training, torch.is_grad_enabled())
+    seen = tuple(map(id, x)) if isinstance(x, tuple) else id(x)
+    key = (id(net), seen, id(mask), id(parameter), net.training, torch.is_grad_enabled())
     if key in found:
         out: Tensor = found[key][0]
         return out

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pyro_mm.batch import Batch
 from pyro_mm.modality import Modality, names_of, positive
 from pyro_mm.models.priors import as_prior
+from pyro_mm.sharing import once
 
 __all__ = ["Concatenation", "JointEncoder"]
 
@@ -70,11 +71,15 @@ class Concatenation(nn.Module):
 
     def hidden(self, batch: Batch) -> Tensor:
         """The layer before the last `(..., N, width)`."""
-        parts = [self.modalities[m].apply_net(body, batch.x[m], batch.mask[m]) for m, body in self.bodies.items()]
+        parts = tuple(self.modalities[m].apply_net(body, batch.x[m], batch.mask[m]) for m, body in self.bodies.items())
+        return once(self.head, parts, None, lambda: self._joined(parts))
+
+    def _joined(self, parts: tuple[Tensor, ...]) -> Tensor:
         lead = torch.broadcast_shapes(*(h.shape[:-1] for h in parts))
         out: Tensor = self.head(torch.cat([h.expand(*lead, h.shape[-1]) for h in parts], -1))
         return out
 
     def forward(self, batch: Batch) -> dist.TorchDistribution:
-        loc, raw = self.out(self.hidden(batch)).chunk(2, -1)
+        hidden = self.hidden(batch)
+        loc, raw = once(self.out, hidden, None, lambda: self.out(hidden)).chunk(2, -1)
         return dist.Normal(loc, positive(raw), validate_args=False).to_event(1)
