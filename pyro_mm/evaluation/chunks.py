@@ -15,6 +15,7 @@ __all__ = ["MEMORY", "Plan"]
 
 ELEMENTS = 1 << 22  # of the widest observation, held at once: 16 MB in float32
 LEAST, MOST, PARTICLES = 512, 1 << 14, 256
+ACCELERATED = 16  # times as much on an accelerator, which has no cache to keep to and waits for Python between passes
 MEMORY = 512 << 20  # bytes in one pass
 
 
@@ -45,8 +46,8 @@ class Plan:
         """How to go through K particles of every row.
 
         Args:
-            chunk: rows x particles per pass; by default from the size of the widest observation (larger passes are
-                slower) and from the memory budget.
+            chunk: rows x particles per pass; by default from the size of the widest observation (on a CPU larger
+                passes are slower) and from the memory budget.
             memory: bytes that a pass may hold.
             probe: runs a pass of so many particles over one row, to see what it holds.
 
@@ -60,7 +61,8 @@ class Plan:
             raise ValueError("the batch has no rows")
         if chunk is None:
             widest = max((prod(v.shape[1:]) for v in batch.x.values()), default=1)
-            chunk = min(max(ELEMENTS // max(widest, 1), LEAST), MOST)
+            times = 1 if batch.device.type == "cpu" else ACCELERATED
+            chunk = times * min(max(ELEMENTS // max(widest, 1), LEAST), MOST)
             if probe is not None:
                 chunk = max(1, min(chunk, int(memory / bytes_per_particle(probe))))
         rows = max(1, min(len(batch), chunk // min(k, PARTICLES)))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyro_mm.batch import Batch
-from pyro_mm.evaluation.chunks import ELEMENTS, LEAST, MOST, Plan
+from pyro_mm.evaluation.chunks import ACCELERATED, ELEMENTS, LEAST, MOST, Plan
 
 
 def wide(n: int, width: int = 1) -> Batch:
@@ -29,6 +29,15 @@ def test_wide_data_get_small_chunks(width: int, most: int) -> None:
     plan = Plan.for_batch(Batch({"x": torch.zeros(1, width).expand(600, width)}), 1000)
     assert most // 2 < plan.rows * plan.particles <= most
     assert plan.particles >= 256, "rows in small blocks rather than particles: proposals are built once per block"
+
+
+def test_accelerators_get_larger_passes_within_the_memory() -> None:
+    x, mask = torch.zeros(2000, 784, device="meta"), torch.ones(2000, dtype=torch.bool, device="meta")
+    there = Batch._view({"x": x}, {"x": mask}, frozenset())  # a Batch itself looks at values, which these have not
+    here = Batch({"x": torch.zeros(2000, 784)})
+    large, small = (Plan.for_batch(b, 1000).units for b in (there, here))
+    assert 0.9 * ACCELERATED < large / small < 1.1 * ACCELERATED
+    assert 990 < Plan.for_batch(there, 1000, memory=4_000_000, probe=lambda k: torch.zeros(k, 1000)).units <= 1000
 
 
 def test_the_width_is_that_of_the_widest_modality() -> None:
