@@ -3,7 +3,8 @@
     python benchmarks/likelihood_speed.py --out runs/bench     # writes runs/bench/likelihoods.json, prints the table
 
 The pair of `benchmarks/plain.py` at width 512, plain importance sampling from the guide; candidates take turns, and the
-figure is the floor's CPU time over the candidate's (1: nothing but matrix products).
+figure is the floor's CPU time over the candidate's (1: nothing but matrix products).  The package has no compiled
+passes: the one here, for this pair and no other proposal, shows what they would bring.
 """
 
 from __future__ import annotations
@@ -17,11 +18,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import plain
+import pyro
 import torch
 from torch import nn
 
 from pyro_mm import log_marginal
+from pyro_mm.batch import Batch
+from pyro_mm.evaluation.effort import Effort, proposal_of
+from pyro_mm.evaluation.marginal import Marginal
+from pyro_mm.evaluation.proposals import evaluating
 from pyro_mm.tables import markdown
+from pyro_mm.tracing import UnseenValues
+from pyro_mm.training.capture import can_compile
 
 WIDTH = 512
 STOCK = "Pyro's Importance, a datum at a time"
@@ -62,6 +70,8 @@ def measured(rows: int, k: int, rounds: int, chunks: list[int]) -> dict[str, flo
             for c in chunks
         },
     }
+    if (compiled := compiled_passes(model, guide, batch, k)) is not None:
+        candidates["the same passes, compiled"] = compiled
     if FAST_BF16:
         candidates["log_marginal, bf16"] = lambda: log_marginal(model, guide, batch, k, refine=False, bf16=True, seed=0)
     candidates[STOCK] = lambda: stock(model, guide, batch[:1], max(1, k // 20))
@@ -73,6 +83,33 @@ def measured(rows: int, k: int, rounds: int, chunks: list[int]) -> dict[str, flo
             times[name].append(time.process_time() - began)
     out = {name: 1e3 * statistics.median(t[1:]) / rows for name, t in times.items()}
     return out | {STOCK: out[STOCK] * rows * k / max(1, k // 20)}  # its time is K times that of one draw
+
+
+def compiled_passes(model: nn.Module, guide: nn.Module, batch: Batch, k: int) -> Callable[[], object] | None:
+    """Passes of two rows as one graph, which torch compiles; None without a compiler."""
+    if not can_compile(batch.device):
+        return None
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    effort = Effort(k, refine=False)
+    quantity = Marginal(model, guide, "log p(x, label)", effort)
+    which = proposal_of(quantity, batch[:2], effort).assign(k)
+
+    def one(x: torch.Tensor, label: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+        rows = Batch._view({"x": x, "label": label}, dict(batch[:2].mask), batch.hidden)
+        proposal = proposal_of(quantity, rows, effort)
+        proposal.assign(k)
+        return proposal.draw(rows, which).log_weight().logsumexp(0)
+
+    with evaluating(model, guide, seed=0), pyro.validation_enabled(False), UnseenValues():
+        graph = torch.compile(make_fx(one)(batch.x["x"][:2], batch.x["label"][:2], which), fullgraph=True)
+
+    def run() -> None:
+        with torch.no_grad():
+            for i in range(0, len(batch), 2):
+                graph(batch.x["x"][i : i + 2], batch.x["label"][i : i + 2], which)
+
+    return run
 
 
 @torch.no_grad()
