@@ -55,14 +55,16 @@ def over_seeds(values: Sequence[float]) -> str:
 
 
 def panels(titles: Mapping[str, Curves], xlabel: str, path: Path, *, log: bool = False) -> None:
-    """A figure with one panel per title and in each one curve per name."""
+    """A figure with one panel per title and in each one curve per name, of one colour in all panels."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.5 * len(titles), 3.5), layout="constrained")
+    colour = {n: f"C{i}" for i, n in enumerate(dict.fromkeys(n for curves in titles.values() for n in curves))}
+    figure = Figure(figsize=(4.5 * len(titles) + 1.5, 3.5), layout="constrained")
     for ax, (title, curves) in zip(figure.subplots(1, len(titles)), titles.items(), strict=True):
         for name, (x, y) in curves.items():
-            ax.plot(x, y, "o-", markersize=4, label=name)
+            ax.plot(x, y, "o-", markersize=4, color=colour[name], label=name)
         ax.set(xlabel=xlabel, title=title, xscale="log" if log else "linear")
         ax.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize=8)
+    lines = {line.get_label(): line for ax in figure.axes for line in ax.lines}
+    figure.legend(lines.values(), lines, fontsize=8, loc="outside right center")
     figure.savefig(path, dpi=150)
