@@ -56,7 +56,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "weights": {"label": 50.0},
     },
 }
-MEASURED = "measured.json"
+MEASURED, PARTIAL = "measured.json", "measured.partial.json"
 BLOCK = 500  # rows at once
 
 
@@ -108,29 +108,38 @@ def one(system: str, a: argparse.Namespace) -> None:
     run = replace(run, recipe=replace(run.recipe, guide=guide))
     pictures(run)
     start = time.perf_counter()
-    result = measured(run, a)
+    result = measured(run, a, plan)
     facts = {"epochs": run.record["epochs"], "plan": plan}
     write_json(folder / MEASURED, {**facts, **result, "seconds": time.perf_counter() - start})
 
 
-def measured(run: Run, a: argparse.Namespace) -> dict[str, Any]:
-    """By subset: bound, reconstruction, accuracy, log-likelihood; disentanglement of the posterior means."""
+def measured(run: Run, a: argparse.Namespace, plan: dict[str, Any]) -> dict[str, Any]:
+    """By subset: bound, reconstruction, accuracy, log-likelihood; disentanglement of the posterior means.
+
+    A subset that is measured is written down, and not measured again.
+    """
+    partial = run.folder / PARTIAL
+    if partial.is_file():
+        require_same_plan(partial, plan)
     every = run.test_rows()
     test, few = shuffled(every, a.test_rows or len(every)), shuffled(every, a.rows)
     model, guide = run.recipe.model, run.recipe.guide
-    out: dict[str, Any] = {"test_rows": len(test), "rows": len(few), "k": a.k, "subsets": []}
-    for s in SUBSETS:
+    done = json.loads(partial.read_text())["subsets"] if partial.is_file() else []
+    out: dict[str, Any] = {"test_rows": len(test), "rows": len(few), "k": a.k, "subsets": done}
+    for s in SUBSETS[len(done) :]:
         entry = {"given": list(s), **over_blocks(model, guide, test, s)}
         bayes = classify(model, guide, few, "label", s, a.k, seed=0).argmax(-1) == few.x["label"]
-        ev = log_marginal(model, guide, few.only(*s), a.k, seed=0)
+        ev = log_marginal(model, guide, few.only(*s), a.k, refine=True, seed=0)
         entry |= {
             "bayes_accuracy": bayes.double().mean().item(),
             "log_p": ev.mean,
             "se": ev.mean_se,
             "median_ess": ev.median_ess,
+            "khat_above": ev.unreliable_share,
             "proposal": ev.proposal,
         }
         out["subsets"].append(entry)
+        write_json(partial, {"plan": plan, "subsets": out["subsets"]})
         print(entry, flush=True)
     return out | {"codes": scores(run, test)}
 
