@@ -118,13 +118,13 @@ def measured(run: Run, a: argparse.Namespace, plan: dict[str, Any]) -> dict[str,
 
     A subset that is measured is written down, and not measured again.
     """
-    partial = run.folder / PARTIAL
+    partial, done = run.folder / PARTIAL, []
     if partial.is_file():
         require_same_plan(partial, plan)
+        done = json.loads(partial.read_text())["subsets"]
     every = run.test_rows()
     test, few = shuffled(every, a.test_rows or len(every)), shuffled(every, a.rows)
     model, guide = run.recipe.model, run.recipe.guide
-    done = json.loads(partial.read_text())["subsets"] if partial.is_file() else []
     out: dict[str, Any] = {"test_rows": len(test), "rows": len(few), "k": a.k, "subsets": done}
     for s in SUBSETS[len(done) :]:
         entry = {"given": list(s), **over_blocks(model, guide, test, s)}

@@ -71,7 +71,7 @@ def measured(rows: int, k: int, rounds: int, chunks: list[int]) -> dict[str, flo
         },
     }
     if (compiled := compiled_passes(model, guide, batch, k)) is not None:
-        candidates["the same passes, compiled"] = compiled
+        candidates["passes over two data, compiled"] = compiled
     if FAST_BF16:
         candidates["log_marginal, bf16"] = lambda: log_marginal(model, guide, batch, k, refine=False, bf16=True, seed=0)
     candidates[STOCK] = lambda: stock(model, guide, batch[:1], max(1, k // 20))

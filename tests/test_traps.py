@@ -6,6 +6,7 @@ Each test also shows that the trap is real, so that a release of Pyro that mends
 from __future__ import annotations
 
 import copy
+from functools import partial
 from math import log
 
 import pyro
@@ -18,25 +19,20 @@ from pyro.infer.importance import vectorized_importance_weights
 from torch import nn
 
 from pyro_mm.batch import Batch
-from pyro_mm.guides import Experts, mixture_of_experts, product_of_experts
+from pyro_mm.guides import mixture_of_experts
 from pyro_mm.handlers import Impute, Scale, frozen, given, masked, particles
-from pyro_mm.modality import encoders
 from pyro_mm.objectives import dreg, elbo, iwae, kl, looser
 from pyro_mm.objectives.multisample import doubly_reparameterised
 from pyro_mm.recipe import Recipe
 from pyro_mm.weights import log_weights, run
+from tests.helpers import objectives
 from tests.helpers.noise import WithNoise
 from tests.helpers.oracle import LG, ExactGuide, MeanField, assert_same_gradients, gradients, z_scores
 from tests.helpers.programs import BottomUp, Layers, PerRowMixture, Private, PrivateGuide
 
 D = torch.float64
 Normal = torch.distributions.Normal
-
-
-def pair(fuse=product_of_experts) -> tuple[LG, nn.Module, Experts]:
-    lg = LG()
-    torch.manual_seed(6)
-    return lg, lg.model(), Experts(encoders(lg.modalities(), 2), fuse).double()
+pair = partial(objectives.pair, seed=6)
 
 
 def test_trap_1_stock_svi_on_plain_modules_trains_nothing():

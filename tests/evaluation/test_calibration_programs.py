@@ -15,7 +15,7 @@ from pyro_mm.evaluation.calibration import sbc, symmetric_divergence
 from tests.helpers.calibration import ALL, ExactPrivate, rows
 from tests.helpers.oracle import LG as Plain
 from tests.helpers.pairs import GuideOfNested, Nested
-from tests.helpers.programs import BottomUp, Layers, Private
+from tests.helpers.programs import BottomUp, Chain, Layers, Private, TopOnly
 
 
 def test_private_latents_rank_where_their_modality_is_present() -> None:
@@ -56,28 +56,12 @@ def test_coordinates_of_nested_plates_are_named_one_by_one() -> None:
     assert min(p[("a",)][f"y[{i}]"] for i in range(3)) < 1e-3
 
 
-class Chain(nn.Module):
-    """z ~ N(0, 1), u ~ N(z, 1), x ~ N(u, .3^2)."""
-
-    def forward(self, batch: Batch) -> None:
-        with pyro.plate("data", len(batch), dim=-1):
-            z = pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0))
-            u = pyro.sample("u", dist.Normal(z, 1.0))
-            pyro.sample("x", dist.Normal(u, 0.3), obs=batch.x["x"])
-
-
-def top(batch: Batch) -> None:
-    """p(z | x), exact, and nothing about u."""
-    with pyro.plate("data", len(batch), dim=-1):
-        pyro.sample("z", dist.Normal(batch.x["x"] / 2.09, (1.09 / 2.09) ** 0.5))
-
-
 def test_latents_that_the_guide_lacks_keep_the_drawn_value() -> None:
     """z ranks uniformly; u comes from p(u | z), which the likelihood sees, and weights repair."""
-    c = sbc(Chain(), top, rows(1000), 100, seed=0)
+    c = sbc(Chain(), TopOnly(), rows(1000), 100, seed=0)
     assert c.prior_sites == ("u",)
     assert c.p[("x",)]["z"] > 1e-3 and c.p[("x",)]["log p(x | z)"] < 1e-50
-    assert sbc(Chain(), top, rows(1000), 2000, weighted=True, seed=0).ok()
+    assert sbc(Chain(), TopOnly(), rows(1000), 2000, weighted=True, seed=0).ok()
 
 
 class Given(nn.Module):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from torch import nn
 
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation import NoLikelihood, log_marginal, sandwich
 from pyro_mm.models import Conditional
 from tests.helpers.estimates import GUIDES, Folded, OneMode, Prior, Stretched, above, guide, hidden, truth
 from tests.helpers.pairs import GuideOfNested, GuideOfPrivate, Nested, WithPrivate
+from tests.helpers.programs import Chain, TopOnly
 
 LG = truth()
 TEST = hidden(LG.sample(400, seed=1))
@@ -78,24 +77,6 @@ def test_a_missed_mode_is_a_gap() -> None:
     assert whole.gap < 0.3
     exact = Folded.exact(whole.data.x["x"])
     assert above(exact - whole.lower) and above(whole.upper - exact)
-
-
-class Chain(nn.Module):
-    """z ~ N(0,1), u ~ N(z, 1), x ~ N(u, .3^2)."""
-
-    def forward(self, batch: Batch) -> None:
-        with pyro.plate("data", len(batch), dim=-1):
-            z = pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0))
-            u = pyro.sample("u", dist.Normal(z, 1.0))
-            pyro.sample("x", dist.Normal(u, 0.3), obs=batch.x["x"])
-
-
-class TopOnly(nn.Module):
-    """q(z | x), nothing about u."""
-
-    def forward(self, batch: Batch) -> None:
-        with pyro.plate("data", len(batch), dim=-1):
-            pyro.sample("z", dist.Normal(batch.x["x"] / 2.09, (1.09 / 2.09) ** 0.5))
 
 
 @pytest.mark.parametrize("defensive", [0.0, 0.1])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from pyro_mm.batch import Batch
+from tests.helpers.oracle import LG
 
 D = torch.float64
 
@@ -22,3 +25,12 @@ def agree(one: dict[str, Tensor], other: dict[str, Tensor]) -> Tensor:
     )
     assert z.abs().max().item() < 4.5, z
     return z
+
+
+def off_centre(rows: int) -> tuple[nn.Module, Batch, Tensor, Tensor]:
+    """A model, one datum many times, and means and log-scales of two components on both sides of its posterior."""
+    lg = LG({"a": 2, "b": 2})
+    one = lg.data(1)
+    mean, covariance = lg.posterior(one)
+    loc = torch.stack([mean[0] - 0.4, mean[0] + 0.5])
+    return lg.model(), one[[0] * rows], loc, covariance[0].diagonal().sqrt().log().expand(2, 2)

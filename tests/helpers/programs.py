@@ -127,3 +127,21 @@ class PerRowMixture(nn.Module):
         present = torch.ones(len(batch), self.loc.shape[-2], dtype=torch.bool)
         with pyro.plate("data", len(batch), dim=-1):
             pyro.sample("z", Mixture(self.loc, self.log_scale.exp(), present))
+
+
+class Chain(nn.Module):
+    """z ~ N(0, 1), u ~ N(z, 1), x ~ N(u, .3^2)."""
+
+    def forward(self, batch: Batch) -> None:
+        with pyro.plate("data", len(batch), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0))
+            u = pyro.sample("u", dist.Normal(z, 1.0))
+            pyro.sample("x", dist.Normal(u, 0.3), obs=batch.x["x"])
+
+
+class TopOnly(nn.Module):
+    """q(z | x) of `Chain`, exact, and nothing about u."""
+
+    def forward(self, batch: Batch) -> None:
+        with pyro.plate("data", len(batch), dim=-1):
+            pyro.sample("z", dist.Normal(batch.x["x"] / 2.09, (1.09 / 2.09) ** 0.5))

@@ -14,7 +14,7 @@ from pyro_mm.guides import Experts, product_of_experts
 from pyro_mm.handlers import given, in_subsets
 from pyro_mm.modality import encoders
 from pyro_mm.objectives import Warmup, dreg, iwae
-from tests.helpers.multisample import agree
+from tests.helpers.multisample import agree, off_centre
 from tests.helpers.noise import WithNoise
 from tests.helpers.oracle import LG, MeanField, assert_same_gradients, gradients, z_scores
 from tests.helpers.programs import Layers, PerRow, PerRowLayers, PerRowMixture
@@ -137,12 +137,8 @@ def test_dreg_is_unbiased_for_any_beta(beta):
 def test_dreg_of_a_mixture_is_unbiased():
     """Components are drawn independently, whatever the caller's setting: systematic ones would bias it (trap 10)."""
     rows, k = 20_000, 4
-    lg = LG({"a": 2, "b": 2})
-    one = lg.data(1)
-    mean, covariance = lg.posterior(one)
-    loc = torch.stack([mean[0] - 0.4, mean[0] + 0.5])
-    guide = PerRowMixture(loc, covariance[0].diagonal().sqrt().log().expand(2, 2), rows)
-    batch, model = one[[0] * rows], lg.model()
+    model, batch, *moments = off_centre(rows)
+    guide = PerRowMixture(*moments, rows)
     doubly = gradients(rows * dreg(model, guide, k)(batch), guide)
     with independent_components():
         plain = gradients(rows * iwae(model, guide, k)(batch), guide)

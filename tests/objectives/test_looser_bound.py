@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pyro
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_mm.batch import Batch
 from pyro_mm.distributions import independent_components
 from pyro_mm.guides import Experts, mixture_of_experts
 from pyro_mm.handlers import given
-from pyro_mm.modality import encoders
 from pyro_mm.objectives import iwae, looser
-from tests.helpers.multisample import agree, lme
+from tests.helpers.multisample import agree, lme, off_centre
+from tests.helpers.objectives import pair
 from tests.helpers.oracle import LG, assert_same_gradients, gradients
 from tests.helpers.programs import PerRowMixture
 
 D = torch.float64
 Normal = torch.distributions.Normal
-
-
-def experts(fuse=mixture_of_experts) -> tuple[LG, nn.Module, Experts]:
-    lg = LG()
-    torch.manual_seed(5)
-    return lg, lg.model(), Experts(encoders(lg.modalities(), 2), fuse).double()
+experts = partial(pair, mixture_of_experts, seed=5)
 
 
 def log_weight(lg: LG, guide: Experts, batch: Batch, z: Tensor) -> Tensor:
@@ -146,12 +143,8 @@ class PerRowExperts(PerRowMixture):
 def test_the_looser_bound_and_its_doubly_reparameterised_gradient(k, unbiased):
     """What the docstring says: right at K=1, and too long at large K (its draws are not the scored density's)."""
     rows = 10_000
-    lg = LG({"a": 2, "b": 2})
-    one = lg.data(1)
-    mean, covariance = lg.posterior(one)
-    loc = torch.stack([mean[0] - 0.4, mean[0] + 0.5])
-    guide = PerRowExperts(loc, covariance[0].diagonal().sqrt().log().expand(2, 2), rows)
-    batch, model = one[[0] * rows], lg.model()
+    model, batch, *moments = off_centre(rows)
+    guide = PerRowExperts(*moments, rows)
     plain, doubly = (gradients(rows * looser(model, guide, k, doubly=d)(batch), guide) for d in (False, True))
     if unbiased:
         agree(plain, doubly)
