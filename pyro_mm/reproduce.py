@@ -1,70 +1,36 @@
-"""Published tables, trained and measured again: ours beside the paper's.
-
-`mvae-table` is Table 2 of Wu & Goodman (2018): test log-likelihoods of VAE, CVAE, JMVAE-kl and MVAE on MNIST and
-Fashion-MNIST with labels.  The paper states neither its number of draws K nor its estimator ("using q(z|x1)").
-"""
+"""Published tables (`pyro_mm.published`), trained and measured again: ours beside the paper's."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from pyro_mm import storage, variants
+from pyro_mm import plots, storage
 from pyro_mm.batch import Batch
 from pyro_mm.data import Splits, available
 from pyro_mm.evaluation.evidence import Evidence
 from pyro_mm.evaluation.likelihood import log_likelihood
 from pyro_mm.files import BadFile, read_json, write_json
-from pyro_mm.modality import Modality
-from pyro_mm.networks import MLP, Embedding
 from pyro_mm.objectives import Warmup
+from pyro_mm.published import ALPHA, LABEL_WEIGHT, QUANTITIES, TABLES, PublishedTable
 from pyro_mm.recipe import Recipe
 from pyro_mm.tables import aligned, markdown
 from pyro_mm.training import fit
 
-__all__ = ["PUBLISHED", "SYSTEMS", "TABLES", "Plan", "build", "paper_modalities", "reproduce", "reproduced", "table"]
+__all__ = ["PRECISIONS", "Plan", "build", "reproduce", "reproduced", "table"]
 
-TABLES = ("mvae_table",)
-FORMAT = 1
-RESULT, PARTIAL = "result.json", "partial.json"
-QUANTITIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "log p(image)": (("image",), ()),
-    "log p(image, label)": (("image", "label"), ()),
-    "log p(image | label)": (("image",), ("label",)),
-}
-SYSTEMS: dict[str, tuple[str, ...]] = {
-    "vae": ("log p(image)",),
-    "cvae": ("log p(image | label)",),
-    "jmvae_kl": tuple(QUANTITIES),
-    "mvae": tuple(QUANTITIES),
-}
-"""What each system defines."""
-PUBLISHED: dict[str, dict[tuple[str, str], float]] = {
-    "mnist": {
-        ("vae", "log p(image)"): -86.313,
-        ("jmvae_kl", "log p(image)"): -86.305,
-        ("mvae", "log p(image)"): -86.026,
-        ("jmvae_kl", "log p(image, label)"): -86.371,
-        ("mvae", "log p(image, label)"): -86.255,
-        ("cvae", "log p(image | label)"): -83.448,
-        ("jmvae_kl", "log p(image | label)"): -83.985,
-        ("mvae", "log p(image | label)"): -83.970,
-    },
-    "mnist_grey": {},
-    "fashion_mnist": {},
-    "fashion_mnist_grey": {},
-}
-"""Table 2 where it compares: its columns for grey pixels are cross-entropies of grey values, which are no densities."""
-ALPHA, LABEL_WEIGHT, VALIDATION = 0.1, 50.0, 100
+FORMAT = 2
+RESULT, PARTIAL, FIGURE = "result.json", "partial.json", "cross_generation.png"
+VALIDATION, SHOWN = 100, 4
+PRECISIONS = "32-true", "bf16-mixed"
 
 
 @dataclass(frozen=True)
@@ -72,14 +38,19 @@ class Plan:
     """How to train and measure; as published, but for what a budget forbids.
 
     Attributes:
+        table: a key of `TABLES`.
         epochs, warmup: of training, and of the KL's weight from 0 to 1 (500 and 200 in the paper).
         batch_size, lr: of Adam's steps (100 and 1e-3 in the paper).
         decay: last epochs, over which the learning rate falls linearly to 0 (none in the paper); in fewer epochs than
             the paper's it makes up for some of the rest.
+        precision: of training: '32-true', or 'bf16-mixed', whose layers run in bfloat16. All is measured in the former.
         k, rows: draws per row, and how many of the test rows (None: all).
         refine: fit a proposal to every row, or draw from the guide itself.
+        label_weight, alpha: of MVAE's label, and of JMVAE-kl where the table does not vary it.
+        systems: some of the table's; none: all.
     """
 
+    table: str = "mvae_table"
     data: str = "mnist"
     root: str | None = None
     epochs: int = 500
@@ -88,6 +59,7 @@ class Plan:
     batch_size: int = 100
     lr: float = 1e-3
     decay: int = 0
+    precision: str = PRECISIONS[0]
     seed: int = 0
     k: int = 1000
     rows: int | None = None
@@ -95,20 +67,29 @@ class Plan:
     label_weight: float = LABEL_WEIGHT
     alpha: float = ALPHA
     device: str = "cpu"
-    systems: tuple[str, ...] = field(default=tuple(SYSTEMS))
+    systems: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.data not in PUBLISHED:
-            raise ValueError(f"the table is of {', '.join(PUBLISHED)}, not of '{self.data}'")
-        if unknown := set(self.systems) - set(SYSTEMS):
-            raise ValueError(f"unknown systems {sorted(unknown)}; there are {', '.join(SYSTEMS)}")
+        if self.table not in TABLES:
+            raise ValueError(f"there are the tables {', '.join(TABLES)}, not '{self.table}'")
+        if self.data not in self.published.published:
+            raise ValueError(f"the table is of {', '.join(self.published.published)}, not of '{self.data}'")
+        if unknown := set(self.systems) - set(self.published.systems):
+            raise ValueError(f"unknown systems {sorted(unknown)}; there are {', '.join(self.published.systems)}")
         for name in ("epochs", "dim", "batch_size", "k"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.decay <= self.epochs:
             raise ValueError(f"decay must be some of the {self.epochs} epochs, got {self.decay}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not '{self.precision}'")
         if not self.lr > 0:
             raise ValueError(f"lr must be above 0, got {self.lr}")
+
+    @property
+    def published(self) -> PublishedTable:
+        """The table."""
+        return TABLES[self.table]
 
 
 def reproduce(
@@ -131,49 +112,37 @@ def reproduce(
     out = Path(out)
     asked = {"root": plan.root, "download": download, "validation": VALIDATION}
     splits = available()[plan.data](**{k: v for k, v in asked.items() if v})
-    for system in SYSTEMS:
+    for system in plan.published.systems:
         _require_same_plan(out / system, plan)  # whatever lies there is in the table
-    for system in plan.systems:
+    for system in plan.systems or plan.published.systems:
         if _result(out / system) is None:
             recipe = _trained(system, plan, splits, out / system, progress, tell)
             for module in recipe.modules.values():
                 module.to(plan.device)  # a model that was read from its folder is on the CPU
             found = _measured(system, recipe, plan, splits.test, out / system, tell)
             write_json(out / system / RESULT, {**_plan_of(plan), **found})
-    found = reproduced(out)
+    found = reproduced(out, plan.table)
     write_json(out / "table.json", found)
-    (out / "table.md").write_text(_table(found, plan.data))
+    (out / "table.md").write_text(_markdown(found, plan))
     return found
 
 
-def reproduced(out: str | os.PathLike[str]) -> dict[str, Any]:
-    """The results that are there, by system."""
-    return {s: r for s in SYSTEMS if (r := _result(Path(out) / s)) is not None}
+def reproduced(out: str | os.PathLike[str], table: str = "mvae_table") -> dict[str, Any]:
+    """The results of a table that are there, by system."""
+    return {s: r for s in TABLES[table].systems if (r := _result(Path(out) / s)) is not None}
 
 
-def table(found: Mapping[str, Any], data: str) -> str:
+def table(found: Mapping[str, Any], plan: Plan) -> str:
     """Ours, standard errors, the paper's and how far to trust ours, as text."""
-    return "\n".join(aligned(_rows(found, data)))
-
-
-def paper_modalities(splits: Splits) -> list[Modality]:
-    """The paper's networks: encoders of two layers of 512, decoders of three, the label embedded in 512."""
-    image = MLP((512, 512), nn.SiLU), MLP((512, 512, 512), nn.SiLU)
-    label = Embedding(512, (512,), nn.SiLU), MLP((512, 512, 512), nn.SiLU)
-    nets = {"image": image, "label": label}
-    return [replace(m, net=nets[m.name][0], decoder_net=nets[m.name][1]) for m in splits.modalities]
+    return "\n".join(aligned(_rows(found, plan)))
 
 
 def build(system: str, plan: Plan, splits: Splits) -> Recipe:
     """A system with the paper's networks, its initial weights by the plan's seed."""
     torch.manual_seed(plan.seed)
-    options: dict[str, Any] = {"beta": Warmup(plan.warmup)} if plan.warmup else {}
-    if system == "mvae":
-        options["weights"] = {"label": plan.label_weight}
-    if system == "jmvae_kl":
-        options["alpha"] = plan.alpha
-    recipe: Recipe = getattr(variants, system)(paper_modalities(splits), plan.dim, **options)
-    return recipe
+    beta = Warmup(plan.warmup) if plan.warmup else 1.0
+    options = {"beta": beta, "alpha": plan.alpha, "label_weight": plan.label_weight}
+    return plan.published.build(system, plan.published.networks(splits), plan.dim, options)
 
 
 def linear_decay(epochs: int, last: int) -> Callable[[Optimizer], LambdaLR]:
@@ -203,6 +172,7 @@ def _trained(
         modules=recipe.modules,
         progress=progress,
         accelerator=plan.device,
+        precision=plan.precision,
         checkpoint_every=5,
         compile="auto",
     )
@@ -218,9 +188,11 @@ def _measured(
     """All quantities of a system; each is written down when it is known, and not estimated again."""
     rows = test if plan.rows is None else test[: plan.rows]
     rows = rows.to(next(p for m in recipe.modules.values() for p in m.parameters()).device)
-    pair, out = (recipe.model, recipe.guide), _found_so_far(folder)
+    pair, out, asked = (recipe.model, recipe.guide), _found_so_far(folder), plan.published.systems[system]
+    if len(asked) > 1:  # it makes both modalities
+        plots.cross_generation(recipe, rows[:SHOWN], path=folder / FIGURE)
     options: dict[str, Any] = {"refine": plan.refine, "seed": plan.seed}
-    for name in SYSTEMS[system]:
+    for name in asked:
         if name in out:
             continue
         tell(f"{name} of {system}")
@@ -250,13 +222,13 @@ def _summary(ev: Evidence) -> dict[str, float | str]:
     }
 
 
-def _rows(found: Mapping[str, Any], data: str) -> list[list[str]]:
+def _rows(found: Mapping[str, Any], plan: Plan) -> list[list[str]]:
     lines = [["nats per test row", "ours", "SE", "MC error", "paper", "median ESS", "k-hat high"]]
     for name in QUANTITIES:
         for system, result in found.items():
             if (r := result["found"].get(name)) is None:
                 continue
-            paper = PUBLISHED[data].get((system, name))
+            paper = plan.published.published[plan.data].get((system, name))
             lines.append(
                 [
                     f"{name}, {system.replace('_', '-')}",
@@ -271,11 +243,10 @@ def _rows(found: Mapping[str, Any], data: str) -> list[list[str]]:
     return lines
 
 
-def _table(found: Mapping[str, Any], data: str) -> str:
-    """Markdown."""
-    told = ("epochs", "warmup", "batch_size", "lr", "decay", "k", "rows", "seed")
+def _markdown(found: Mapping[str, Any], plan: Plan) -> str:
+    told = ("epochs", "warmup", "batch_size", "lr", "decay", "precision", "k", "rows", "seed")
     plans = {json.dumps({k: r["plan"][k] for k in told}) for r in found.values()}
-    return "\n".join([*markdown(_rows(found, data)), "", *sorted(plans)]) + "\n"
+    return "\n".join([*markdown(_rows(found, plan)), "", *sorted(plans)]) + "\n"
 
 
 def _plan_of(plan: Plan) -> dict[str, Any]:
