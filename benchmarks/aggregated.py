@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import of_one_plan, require_same_plan, trained_run
+from common import add_bf16, of_one_plan, require_same_plan, trained_run
 
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation import NoLikelihood, encode, log_marginal
@@ -35,7 +35,7 @@ VARIANTS = (
     "mvae", "gpoe", "mmvae", "mopoe", "mmjsd", "mvtcae", "crmvae", "codevae", "wbvae", "mwbvae", "helvae", "m2vae",
     "mmvm", "sum_pooling", "mmvaeplus",
 )  # fmt: skip
-PLAN = ("data", "epochs", "dim", "batch_size", "seed", "rows", "judged", "k")
+PLAN = ("data", "epochs", "dim", "batch_size", "precision", "seed", "rows", "judged", "k")
 MEASURED, STEPS = "aggregated.json", 8  # steps of each variant in a round
 DRAWS = 30  # for posterior means that are not known
 
@@ -56,6 +56,7 @@ def main() -> None:
     p.add_argument("--k", type=int, default=500)
     p.add_argument("--rounds", type=int, default=5, help="of timing")
     p.add_argument("--device", default="cpu")
+    add_bf16(p)
     p.add_argument("--table", action="store_true", help="train nothing")
     a = p.parse_args()
     torch.set_num_threads(1)
@@ -74,7 +75,8 @@ def main() -> None:
 
 def settings(a: argparse.Namespace, name: str) -> Settings:
     """The same for all but the variant."""
-    return Settings(name, data=a.data, root=a.root, dim=a.dim, epochs=a.epochs, batch_size=a.batch_size, seed=a.seed)
+    asked = {n: getattr(a, n) for n in ("data", "root", "dim", "epochs", "batch_size", "precision", "seed")}
+    return Settings(name, **asked)
 
 
 def measured(s: Settings, a: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import require_same_plan, trained_run
+from common import add_bf16, require_same_plan, trained_run
 
 from pyro_mm import log_marginal, plots
 from pyro_mm.batch import Batch
@@ -74,6 +74,7 @@ def main() -> int:
     p.add_argument("--k", type=int, default=1000, help="draws per row")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--device", default="cpu")
+    add_bf16(p)
     p.add_argument("--table", action="store_true", help="train and measure nothing")
     arguments = p.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -96,11 +97,11 @@ def main() -> int:
 def one(system: str, a: argparse.Namespace) -> None:
     """Train and measure one system, as far as that is not done."""
     folder = a.out / f"{system}-{a.seed}"
-    plan = {n: getattr(a, n) for n in ("epochs", "warmup", "seed", "test_rows", "rows", "k")}
+    plan = {n: getattr(a, n) for n in ("epochs", "warmup", "precision", "seed", "test_rows", "rows", "k")}
     if (folder / MEASURED).is_file():
         require_same_plan(folder / MEASURED, plan)
         return
-    asked = {**SYSTEMS[system], "root": a.root, "epochs": a.epochs, "seed": a.seed}
+    asked = {**SYSTEMS[system], "root": a.root, "epochs": a.epochs, "seed": a.seed, "precision": a.precision}
     if a.warmup is not None and "beta_warmup" in asked:
         asked["beta_warmup"] = a.warmup
     run = trained_run(Settings(**asked), folder, a.device, progress=sys.stderr.isatty())

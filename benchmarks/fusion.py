@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import of_one_plan, require_same_plan, trained_run
+from common import add_bf16, of_one_plan, require_same_plan, trained_run
 from torch import Tensor
 from torch.nn.functional import conv2d
 
@@ -42,7 +42,7 @@ from pyro_mm.training import fit
 PRIOR = "mvae_diffusion"
 SYSTEMS = ("mvae", "mopoe", "mmvaeplus", "jmvae_gan", PRIOR, "mld")
 MEASURED = "fusion.json"
-PLAN = ("data", "epochs", "prior_epochs", "dim", "label_weight", "seed", "rows", "draws", "judge_epochs")
+PLAN = ("data", "epochs", "prior_epochs", "dim", "label_weight", "precision", "seed", "rows", "draws", "judge_epochs")
 
 
 def main() -> None:
@@ -61,6 +61,7 @@ def main() -> None:
     p.add_argument("--draws", type=int, default=10, help="of z for every row that is named, and for unknown means")
     p.add_argument("--judge-epochs", type=int, default=10)
     p.add_argument("--device", default="cpu")
+    add_bf16(p)
     p.add_argument("--table", action="store_true", help="train nothing")
     a = p.parse_args()
     torch.set_num_threads(1)
@@ -86,12 +87,8 @@ def plan_of(a: argparse.Namespace) -> dict[str, Any]:
 def at_hand(system: str, a: argparse.Namespace) -> tuple[Run, Recipe]:
     """The system's run, trained, and its recipe; of the diffusion prior MVAE's run and the new recipe."""
     name = "mvae" if system == PRIOR else system
-    weights = {"label": a.label_weight}
-    run = trained_run(
-        Settings(name, data=a.data, root=a.root, dim=a.dim, epochs=a.epochs, weights=weights, seed=a.seed),
-        a.out / name,
-        a.device,
-    )
+    asked = {n: getattr(a, n) for n in ("data", "root", "dim", "epochs", "precision", "seed")}
+    run = trained_run(Settings(name, weights={"label": a.label_weight}, **asked), a.out / name, a.device)
     print(f"{name}: trained", flush=True)
     if system != PRIOR:
         return run, run.recipe
@@ -109,6 +106,7 @@ def at_hand(system: str, a: argparse.Namespace) -> tuple[Run, Recipe]:
             resume=True,
             accelerator=a.device,
             progress=False,
+            precision=a.precision,
         )
         save(recipe, folder)
     for module in recipe.modules.values():

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import data_set, over_seeds, panels, require_same_plan
+from common import add_bf16, data_set, over_seeds, panels, require_same_plan
 
 from pyro_mm import fit, log_marginal, variants
 from pyro_mm.batch import Batch
@@ -38,7 +38,7 @@ from pyro_mm.tables import markdown
 SYSTEMS = ("classifier", "elbo", "mvae", "m2")
 NAMES = {"classifier": "supervised classifier", "elbo": "PoE, masked ELBO", "mvae": "MVAE", "m2": "M2"}
 LABEL_WEIGHT = 50.0
-PLAN = ("epochs", "classifier_steps", "alpha", "width", "dim", "rows", "k")
+PLAN = ("epochs", "classifier_steps", "alpha", "width", "dim", "precision", "rows", "k")
 
 
 def main() -> int:
@@ -61,6 +61,7 @@ def main() -> int:
     p.add_argument("--k", type=int, default=500, help="draws per row")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--device", default="cpu")
+    add_bf16(p)
     p.add_argument("--table", action="store_true", help="train nothing")
     arguments = p.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -136,7 +137,8 @@ def trained(system: str, splits: Splits, count: int, seed: int, a: argparse.Name
         rows = batch.mask["label"].nonzero().flatten()
         data = Binarised(batch[rows], data.pixels, data.levels) if isinstance(data, Binarised) else batch[rows]
         epochs = max(1, round(a.classifier_steps / -(-count // 100)))
-    fit(recipe.objective, data, epochs, batch_size=100, seed=seed, progress=False, accelerator=a.device)
+    how: dict[str, Any] = {"accelerator": a.device, "precision": a.precision, "progress": False}
+    fit(recipe.objective, data, epochs, batch_size=100, seed=seed, **how)
     return recipe
 
 

@@ -22,15 +22,15 @@ from pyro_mm.files import BadFile, read_json, write_json
 from pyro_mm.objectives import Warmup
 from pyro_mm.published import ALPHA, LABEL_WEIGHT, QUANTITIES, TABLES, PublishedTable
 from pyro_mm.recipe import Recipe
+from pyro_mm.settings import PRECISIONS
 from pyro_mm.tables import aligned, markdown
 from pyro_mm.training import fit
 
-__all__ = ["PRECISIONS", "Plan", "build", "reproduce", "reproduced", "table"]
+__all__ = ["Plan", "build", "reproduce", "reproduced", "table"]
 
 FORMAT = 2
 RESULT, PARTIAL, FIGURE = "result.json", "partial.json", "cross_generation.png"
 VALIDATION, SHOWN = 100, 4
-PRECISIONS = "32-true", "bf16-mixed"
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Plan:
         batch_size, lr: of Adam's steps (100 and 1e-3 in the paper).
         decay: last epochs, over which the learning rate falls linearly to 0 (none in the paper); in fewer epochs than
             the paper's it makes up for some of the rest.
-        precision: of training: '32-true', or 'bf16-mixed', whose layers run in bfloat16. All is measured in the former.
+        precision: of training, `32-true` or `bf16-layers`; all is measured in the former.
+        clip_norm: longest gradient, or None.
         k, rows: draws per row, and how many of the test rows (None: all).
         refine: fit a proposal to every row, or draw from the guide itself.
         label_weight, alpha: of MVAE's label, and of JMVAE-kl where the table does not vary it.
@@ -60,6 +61,7 @@ class Plan:
     lr: float = 1e-3
     decay: int = 0
     precision: str = PRECISIONS[0]
+    clip_norm: float | None = None
     seed: int = 0
     k: int = 1000
     rows: int | None = None
@@ -173,6 +175,7 @@ def _trained(
         progress=progress,
         accelerator=plan.device,
         precision=plan.precision,
+        clip_norm=plan.clip_norm,
         checkpoint_every=5,
         compile="auto",
     )
@@ -244,7 +247,7 @@ def _rows(found: Mapping[str, Any], plan: Plan) -> list[list[str]]:
 
 
 def _markdown(found: Mapping[str, Any], plan: Plan) -> str:
-    told = ("epochs", "warmup", "batch_size", "lr", "decay", "precision", "k", "rows", "seed")
+    told = ("epochs", "warmup", "batch_size", "lr", "decay", "precision", "clip_norm", "k", "rows", "seed")
     plans = {json.dumps({k: r["plan"][k] for k in told}) for r in found.values()}
     return "\n".join([*markdown(_rows(found, plan)), "", *sorted(plans)]) + "\n"
 

@@ -212,6 +212,7 @@ def _fitted(
         validation=splits.validation,
         lr=settings.lr,
         batch_size=settings.batch_size,
+        precision=settings.precision,
         patience=settings.patience,
         folder=folder,
         resume=resume,

@@ -14,13 +14,15 @@ import torch
 from pyro_mm import variants
 from pyro_mm.data import Splits, available
 from pyro_mm.files import BadFile, read_json, write_json
+from pyro_mm.half import BF16_LAYERS
 from pyro_mm.objectives import Warmup
 from pyro_mm.recipe import Recipe
 
-__all__ = ["CONFIG", "FORMAT", "Settings", "build_recipe", "load_data", "read_settings", "write_settings"]
+__all__ = ["CONFIG", "FORMAT", "PRECISIONS", "Settings", "build_recipe", "load_data", "read_settings", "write_settings"]
 
 FORMAT = 1
 CONFIG = "config.json"
+PRECISIONS = ("32-true", BF16_LAYERS)
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Settings:
         beta, beta_warmup: final weight of the KL, and over how many epochs it grows from 0.
         weights: of the likelihoods in training, by modality.
         options: further arguments of the variant, such as `alpha`.
+        precision: of training: `32-true`, or `bf16-layers` (`fit`).  Evaluation has its own.
         patience: stop after so many epochs without a better validation loss.
 
     Raises:
@@ -52,12 +55,15 @@ class Settings:
     weights: Mapping[str, float] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     patience: int | None = None
+    precision: str = PRECISIONS[0]
 
     def __post_init__(self) -> None:
         for name in ("epochs", "dim", "batch_size", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name.replace('_', '-')} must be at least 1, got {value}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not '{self.precision}'")
         if not self.lr > 0:
             raise ValueError(f"lr must be positive, got {self.lr:g}")
         if self.beta_warmup < 0 or self.beta < 0:

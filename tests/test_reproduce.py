@@ -153,10 +153,10 @@ def test_the_table_has_the_published_figures(made):
 def test_the_command_prints_the_table(root, tmp_path, capsys):
     arguments = ["reproduce", "mvae-table", "--root", str(root), "--epochs", "1", "-k", "3", "--rows", "4", "--quiet"]
     arguments += ["--systems", "cvae", "--device", "cpu", "--out", str(tmp_path / "t"), "--batch-size", "7"]
-    assert main([*arguments, "--lr", "0.002", "--decay", "1", "--bf16"]) == 0
+    assert main([*arguments, "--lr", "0.002", "--decay", "1", "--bf16", "--clip-norm", "500"]) == 0
     made_by = json.loads((tmp_path / "t" / "cvae" / "plan.json").read_text())["plan"]
     assert (made_by["batch_size"], made_by["lr"], made_by["decay"]) == (7, 0.002, 1)
-    assert made_by["precision"] == "bf16-mixed"
+    assert made_by["precision"] == "bf16-layers" and made_by["clip_norm"] == 500
     said = capsys.readouterr().out
     assert "log p(image | label), cvae" in said and "-83.45" in said
     assert main(["reproduce", "mvae-tabel", "--root", str(root)]) == 2
@@ -173,7 +173,7 @@ def test_the_command_prints_the_table(root, tmp_path, capsys):
         ({"k": 0}, "k must be at least 1"),
         ({"decay": 2}, "decay must be some of the 1 epochs"),
         ({"lr": 0.0}, "lr must be above 0"),
-        ({"precision": "bf16"}, "precision is one of 32-true, bf16-mixed, not 'bf16'"),
+        ({"precision": "bf16"}, "precision is one of 32-true, bf16-layers, not 'bf16'"),
         ({"table": "vae_table"}, "there are the tables mvae_table, jmvae_table, not 'vae_table'"),
         ({"table": "jmvae_table", "systems": ("vae",)}, r"unknown systems \['vae'\]; there are jmvae_zero"),
     ],

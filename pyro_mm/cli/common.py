@@ -14,7 +14,7 @@ from pyro_mm.cli.errors import UserError
 if TYPE_CHECKING:
     from pyro_mm.runs import Run
 
-__all__ = ["add_device", "add_run", "device_of", "drawn", "opened", "progress_line", "set_threads"]
+__all__ = ["add_bf16", "add_device", "add_run", "device_of", "drawn", "opened", "progress_line", "set_threads"]
 
 
 def set_threads(arguments: argparse.Namespace, default: int | None = None) -> None:
@@ -39,6 +39,12 @@ def opened(arguments: argparse.Namespace) -> Run:
 def add_device(parser: argparse._ActionsContainer) -> None:
     """`--device`."""
     parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, mps or auto (the default)")
+
+
+def add_bf16(parser: argparse._ActionsContainer) -> None:
+    """`--bf16`, as `precision`."""
+    told = "train with layers in bfloat16, for hardware that is fast at it; all else stays as it is"
+    parser.add_argument("--bf16", dest="precision", action="store_const", const="bf16-layers", help=told)
 
 
 def device_of(name: str) -> str:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pyro_mm.cli.common import add_device, device_of, progress_line, set_threads
+from pyro_mm.cli.common import add_bf16, add_device, device_of, progress_line, set_threads
 from pyro_mm.cli.errors import choose
 from pyro_mm.cli.parser import Names, Parser, above_zero, command, count, from_zero, whole
 
@@ -47,7 +47,8 @@ def _fill(p: Parser) -> None:
     p.add_argument(
         "--decay", type=whole, default=0, metavar="N", help="let it fall to 0 over the last N epochs (default: 0)"
     )
-    p.add_argument("--bf16", action="store_true", help="train with layers in bfloat16; measured in full precision")
+    p.add_argument("--clip-norm", type=above_zero, metavar="X", help="shorten longer gradients")
+    add_bf16(p)
     p.add_argument("-k", type=count, default=1000, metavar="K", help="draws per row (default: 1000)")
     p.add_argument("--rows", type=count, metavar="N", help="the first N test rows only")
     p.add_argument("--no-refine", action="store_true", help="draw from the guides themselves")
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Train, measure, print."""
     set_threads(arguments)
     from pyro_mm.published import TABLES
-    from pyro_mm.reproduce import PRECISIONS, Plan, reproduce, table
+    from pyro_mm.reproduce import Plan, reproduce, table
 
     name = choose(arguments.table, tuple(TABLES), "table")
     data = choose(arguments.data, tuple(TABLES[name].published), "data set of this table")
@@ -74,7 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
         lr=arguments.lr,
         decay=arguments.decay,
-        precision=PRECISIONS[arguments.bf16],
+        precision=arguments.precision or Plan.precision,
+        clip_norm=arguments.clip_norm,
         seed=arguments.seed,
         k=arguments.k,
         rows=arguments.rows,

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyro_mm.cli.common import add_device, device_of, set_threads
+from pyro_mm.cli.common import add_bf16, add_device, device_of, set_threads
 from pyro_mm.cli.errors import UserError, choose
 from pyro_mm.cli.parser import Parser, above_zero, assignment, assignments, command, count, from_zero
 
@@ -27,7 +27,7 @@ The run's folder gets config.json, run.json, log.csv, checkpoint.pt and model/; 
 of the epoch with the least validation loss are kept.  Ctrl-C saves; --resume goes on from
 there as if nothing had happened: bit for bit, or to rounding where steps are compiled."""
 COMPILE: dict[str, bool | str] = {"yes": True, "no": False, "auto": "auto"}
-SETTINGS = ("data", "root", "epochs", "dim", "batch_size", "lr", "seed", "beta", "beta_warmup", "patience")
+SETTINGS = ("data", "root", "epochs", "dim", "batch_size", "lr", "seed", "beta", "beta_warmup", "patience", "precision")
 
 
 def add(commands: Any) -> None:
@@ -62,6 +62,7 @@ def _fill(p: Parser) -> None:
     how.add_argument("--patience", type=count, metavar="N", help="stop after N epochs without a better validation loss")
     how.add_argument("--seed", type=int, metavar="N", help="of parameters, row order and noise (default: 0)")
     add_device(how)
+    add_bf16(how)
     compiling = (
         "graphs of the training step: yes, no, or auto (the default): in runs of 20,000 steps and more, if faster"
     )

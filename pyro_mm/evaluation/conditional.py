@@ -16,11 +16,11 @@ from pyro_mm.evaluation.discrete import enumerated_sites, left_to_model, log_pos
 from pyro_mm.evaluation.effort import Effort
 from pyro_mm.evaluation.estimation import estimated
 from pyro_mm.evaluation.evidence import Evidence, NoLikelihood, those_scored
-from pyro_mm.evaluation.half import apart
 from pyro_mm.evaluation.marginal import Marginal, evidence_of, quantity_of, require_likelihood, titled
 from pyro_mm.evaluation.proposals import Proposal, evaluating, summed
 from pyro_mm.evaluation.refine import Refiner
 from pyro_mm.evaluation.streaming import RatioSums, WeightSums
+from pyro_mm.half import apart
 from pyro_mm.handlers import Impute, Program, particles
 from pyro_mm.weights import Sites, check_sites, run
 

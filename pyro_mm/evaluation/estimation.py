@@ -12,8 +12,8 @@ from pyro_mm.evaluation.adaptive import PILOT, adaptive
 from pyro_mm.evaluation.chunks import Plan
 from pyro_mm.evaluation.effort import Effort, Quantity, fit, fit_all, gradients, latents_of, proposal_of, refinable
 from pyro_mm.evaluation.evidence import Evidence, those_scored
-from pyro_mm.evaluation.half import Rounding
 from pyro_mm.evaluation.proposals import evaluating
+from pyro_mm.half import Rounding
 
 __all__ = ["estimated", "planned", "resolved"]
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_mm.evaluation.half import Rounding, together
 from pyro_mm.evaluation.psis import threshold
+from pyro_mm.half import Rounding, together
 
 __all__ = ["Evidence", "NoLikelihood", "those_scored", "why_none"]
 

@@ -24,8 +24,8 @@ from torch import Tensor
 from pyro_mm.batch import Batch
 from pyro_mm.distributions import independent_components
 from pyro_mm.evaluation.components import Component, GuideView, guide_views, log_density, row_wise
-from pyro_mm.evaluation.half import HalfLayers
 from pyro_mm.evaluation.modules import modules_of
+from pyro_mm.half import HalfLayers
 from pyro_mm.handlers import Program, particles
 from pyro_mm.weights import Sites, depth_of, replay, run
 

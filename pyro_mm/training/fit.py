@@ -89,7 +89,9 @@ def fit(
         noise_by_row: draw every latent's noise by step, site and place in the minibatch of all processes, so that n
             processes with `batch_size` rows equal one with n times as many, to rounding.  Latents must be Normal, or
             mixtures of Normals, that the guide draws.
-        accelerator, devices, precision, strategy: as Fabric's; `devices=2` trains data parallel, and so do processes
+        precision: as Fabric's, or `bf16-layers`: linear and convolution layers in bfloat16 and all else (experts'
+            precisions, densities, sums) as it was, which `bf16-mixed` does not promise.
+        accelerator, devices, strategy: as Fabric's; `devices=2` trains data parallel, and so do processes
             that torchrun has started (docs/scaling.md).  Parameters stay on that device afterwards.
 
     Raises:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from pyro_mm.half import BF16_LAYERS, HalfLayers
 from pyro_mm.objectives.algebra import Objective
 from pyro_mm.objectives.schedules import Schedule
 from pyro_mm.training.stages import Alternated, Stage
@@ -80,6 +81,9 @@ def make_fabric(accelerator: str, devices: int | str | list[int], precision: Any
     """
     from lightning_fabric import Fabric  # here, because it takes 2 s to import
 
+    plugins: list[Any] = []
+    if precision == BF16_LAYERS:
+        precision, plugins = None, [half_layers()]
     nodes = 1
     if torch.distributed.is_available() and torch.distributed.is_torchelastic_launched():
         local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
@@ -90,9 +94,27 @@ def make_fabric(accelerator: str, devices: int | str | list[int], precision: Any
     if strategy in (None, "ddp") and several:
         strategy = PARALLEL
     fabric = Fabric(
-        accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision, strategy=strategy or "auto"
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=nodes,
+        precision=precision,
+        strategy=strategy or "auto",
+        plugins=plugins,
     )
     return launched(fabric)
+
+
+def half_layers() -> Any:
+    """Fabric's precision for `HalfLayers`: autocast would add up experts' precisions and densities in bfloat16."""
+    from lightning_fabric.plugins import Precision
+
+    class Layers(Precision):
+        precision = BF16_LAYERS  # type: ignore[assignment]
+
+        def forward_context(self) -> Any:
+            return HalfLayers()
+
+    return Layers()
 
 
 def launched(fabric: Any) -> Any:

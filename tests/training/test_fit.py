@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pyro
 import pytest
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from pyro_mm.batch import Batch
 from pyro_mm.guides import Experts, product_of_experts
+from pyro_mm.half import HalfLayers
 from pyro_mm.handlers import given
 from pyro_mm.objectives import Warmup, elbo, kl
 from pyro_mm.training import fit
@@ -85,6 +87,29 @@ def test_double_precision_is_a_double_module():
     _, losses = fitted(elbo(*second), data(), 2, precision="64-true")
     assert same(values(*first), values(*second))
     assert losses == pytest.approx(expected, rel=1e-6)  # Fabric hands the loss out in single precision
+
+
+def test_layers_in_bfloat16_are_a_loop_by_hand_under_half_layers():
+    """And the gradient is that of full precision but for bfloat16's rounding, 2^-9 of a layer's numbers."""
+    first, second, third = pair(), pair(), pair()
+    with HalfLayers():
+        expected = by_hand(elbo(*first), data(), 3)
+    _, losses = fitted(elbo(*second), data(), 3, precision="bf16-layers")
+    assert losses == expected
+    assert same(values(*first), values(*second))
+    _, full = fitted(elbo(*third), data(), 3)
+    assert losses != full
+    assert losses == pytest.approx(full, rel=0.01)
+    assert all(v.dtype == torch.float32 for v in values(*second).values())
+    gradients = []
+    for fresh, context in ((pair(), nullcontext()), (pair(), HalfLayers())):
+        pyro.set_rng_seed(0)
+        objective = elbo(*fresh)
+        with context:
+            loss = objective(data())
+        loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in objective.parameters()]))
+    assert 1e-5 < (gradients[1] - gradients[0]).norm() / gradients[0].norm() < 0.02
 
 
 def test_a_dataloader_keeps_its_own_order():

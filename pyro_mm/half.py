@@ -1,4 +1,4 @@
-"""A model's layers in bfloat16, densities in full precision; and what that changes.
+"""Layers in bfloat16, densities in full precision; and what that changes.
 
 Accelerators and recent CPUs multiply matrices in bfloat16 faster.  Of a program run wholly in it sums of hundreds of
 log-densities would keep 8 bits.  Here only linear and convolution layers are computed
@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["HalfLayers", "Rounding", "apart", "together"]
+__all__ = ["BF16_LAYERS", "HalfLayers", "Rounding", "apart", "together"]
 
+BF16_LAYERS = "bf16-layers"
+"""What `fit` calls a training under `HalfLayers`."""
 LAYERS = {
     torch.nn.functional.linear,
     *(getattr(torch, f"conv{d}d") for d in (1, 2, 3)),

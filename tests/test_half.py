@@ -15,7 +15,7 @@ from torch.overrides import _get_current_function_mode_stack
 from pyro_mm import log_conditional, log_conditional_difference, log_marginal
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation import Evidence, GradientSteps
-from pyro_mm.evaluation.half import HalfLayers, together
+from pyro_mm.half import HalfLayers, together
 
 PIXELS, ROWS = 200, 30
 
