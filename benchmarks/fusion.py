@@ -4,16 +4,20 @@
     python benchmarks/fusion.py --data farsi_kannada_speech --root ~/data --out runs/fusion-digits
     python benchmarks/fusion.py --data mnist_grey --out runs/fusion-mnist --table      # the table of what is there
 
-Trains MVAE, MoPoE, MMVAE+, JMVAE-GAN and MLD (a folder OUT/SYSTEM each, resumed where it stood), and fits a diffusion
-prior to MVAE.  Of each: accuracy of the label from every set of the other modalities under four levels of noise; of
-decoders' means at draws of the prior coherence, Frechet and kernel distance, precision and recall in the features of
-autoencoders of the data, and sharpness of images and spectra, their mean squared Laplacian over that of real ones;
-retrieval in every direction with bootstrap intervals.  Writes OUT/SYSTEM/fusion.json and OUT/table.md.
+Trains MVAE, MoPoE, MMVAE+, JMVAE-kl, JMVAE-GAN and MLD (a folder OUT/SYSTEM each, resumed where it stood), and fits a
+diffusion prior to MVAE.  JMVAE-kl is JMVAE-GAN without its GAN: what separates these two is the discriminator.  Of each:
+accuracy of the label from every set of the other modalities under four levels of noise; of decoders' means at draws of
+the prior coherence, Frechet and kernel distance, precision and recall in the features of autoencoders of the data, and
+sharpness of images and spectra, their mean squared Laplacian over that of real ones; retrieval in every direction.
++- are standard errors over rows (a recording that stands in several rows counts once) and over generated and real rows
+together; ranges are 95 % bootstrap intervals over queries.  None of them knows of another seed's training.  Writes
+OUT/SYSTEM/fusion.json and OUT/table.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -40,7 +44,7 @@ from pyro_mm.tasks import classification, retrieval, samples
 from pyro_mm.training import fit
 
 PRIOR = "mvae_diffusion"
-SYSTEMS = ("mvae", "mopoe", "mmvaeplus", "jmvae_gan", PRIOR, "mld")
+SYSTEMS = ("mvae", "mopoe", "mmvaeplus", "jmvae_kl", "jmvae_gan", PRIOR, "mld")
 MEASURED = "fusion.json"
 PLAN = ("data", "epochs", "prior_epochs", "dim", "label_weight", "precision", "seed", "rows", "draws", "judge_epochs")
 
@@ -53,7 +57,7 @@ def main() -> None:
     p.add_argument("--out", type=Path, default=Path("runs/fusion"))
     p.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
     p.add_argument("--epochs", type=int, default=10)
-    p.add_argument("--prior-epochs", type=int, default=20)
+    p.add_argument("--prior-epochs", type=int, default=10, help="as many as MLD's diffusion has: --epochs")
     p.add_argument("--dim", type=int, default=32)
     p.add_argument("--label-weight", type=float, default=50.0)
     p.add_argument("--seed", type=int, default=0)
@@ -119,8 +123,12 @@ def measured(run: Run, recipe: Recipe, a: argparse.Namespace) -> dict[str, Any]:
     judges = train_judges(run.splits, a.judge_epochs, folder=a.out / "judges", device=a.device)
     test, label, pair = run.test_rows(a.rows), str(run.splits.label), (recipe.model, recipe.guide)
     joint = joint_coherence(*pair, judges, recipe.modalities, a.rows, means=recipe.means)
+    weights = [p for m in recipe.modules.values() for p in m.parameters()]
     return {
         "plan": plan_of(a),
+        "parameters": sum(p.numel() for p in {id(p): p for p in weights}.values()),
+        "seconds": run.record["seconds"],
+        "last_epoch": last_epoch(run.folder / "log.csv"),
         "judges": {m: s.value for m, s in judges.accuracy.items()},
         "classification": classification(*pair, test, label, k=a.draws),
         "joint_coherence": {"value": joint.value, "se": joint.se},
@@ -128,6 +136,13 @@ def measured(run: Run, recipe: Recipe, a: argparse.Namespace) -> dict[str, Any]:
         "retrieval": retrieval(*pair, test, label, k=a.draws),
         "sharpness": sharpness(recipe, judges, test),
     }
+
+
+def last_epoch(log: Path) -> dict[str, float]:
+    """Every term of the last epoch: of a GAN what its discriminator makes of real and made rows."""
+    with log.open() as file:
+        *_, row = csv.DictReader(file)
+    return {k: float(v) for k, v in row.items() if v and k not in ("stage", "seconds")}
 
 
 def sharpness(recipe: Recipe, judges: Judges, test: Batch) -> dict[str, float]:
@@ -159,28 +174,42 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         named.append([what, *(f"{100 * c['accuracy']:.1f} ± {100 * c['se']:.1f}" for c in each)])
     joint = [f["joint_coherence"] for f in systems]
     drawn = [
-        ["made from the prior", *found],
+        ["decoders' means at draws of the prior", *found],
         ["coherence (%)", *(f"{100 * j['value']:.1f} ± {100 * j['se']:.1f}" for j in joint)],
     ]
-    for m in first["generation"]:
+    for m, e in first["generation"].items():
         for key in ("frechet", "kernel", "precision", "recall"):
-            drawn.append([f"{m}: {key}", *(f"{f['generation'][m][key]:.3g}" for f in systems)])
+            what = f"{m}: {key}" + (f" (halves of real rows: {e['frechet_halves']:.1f})" if key == "frechet" else "")
+            each = [f["generation"][m] for f in systems]
+            drawn.append([what, *(f"{g[key]:.3g} ± {g[f'{key}_se']:.2g}" for g in each)])
         if m in first["sharpness"]:
             drawn.append([f"{m}: sharpness", *(f"{f['sharpness'][m]:.2f}" for f in systems)])
-    lines = [f"{about}; judges' own accuracy (%): {judges}.", "", *markdown(named), "", *markdown(drawn), ""]
-    return "\n".join([*lines, *markdown([["retrieval (%)", *found], *retrieved(systems)])])
+    size = [["", *found], ["parameters, millions", *(f"{f['parameters'] / 1e6:.2f}" for f in systems)]]
+    size.append(["training, seconds", *(f"{f['seconds']:.0f}" for f in systems)])
+    lines = [f"{about}; judges' own accuracy (%): {judges}.", "", *markdown(size), "", *markdown(named), ""]
+    return "\n".join(
+        [*lines, *markdown(drawn), "", *markdown([["retrieval (%)", "chance", *found], *retrieved(systems)])]
+    )
 
 
 def retrieved(systems: list[dict[str, Any]]) -> list[list[str]]:
-    """R@1, where rows have their own, and mean average precision in every direction, with their intervals."""
+    """R@1, where rows have their own, and mean average precision in every direction, with their intervals, and chance.
+
+    Where modalities are paired at random within a class, the best R@1 that knows the class is 1 over its rows.
+    """
     rows = []
     for i, e in enumerate(systems[0]["retrieval"]):
         way = f"{', '.join(e['given'])} to {', '.join(e['of'])}"
         each = [f["retrieval"][i] for f in systems]
         if e["recall"]:
-            rows.append([f"{way}: R@1", *(interval(r["recall"]["1"]) for r in each)])
-        rows.append([f"{way}: mAP", *(interval(r["mean_precision"]) for r in each)])
+            rows.append([f"{way}: R@1", chance(e["recall"]["1"]), *(interval(r["recall"]["1"]) for r in each)])
+        rows.append([f"{way}: mAP", chance(e["mean_precision"]), *(interval(r["mean_precision"]) for r in each)])
     return rows
+
+
+def chance(m: dict[str, float]) -> str:
+    """Of a random ranking."""
+    return f"{100 * m['chance']:.1f} %"
 
 
 if __name__ == "__main__":

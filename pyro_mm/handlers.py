@@ -213,6 +213,12 @@ class Impute(Messenger):
         super().__init__()
         self.values = values
 
+    def _pyro_sample(self, msg: Any) -> None:
+        """What the guide knows in every row need not be drawn: a diffusion's draws are dear."""
+        value, mask = self.values.get(msg["name"], (None, False))
+        if (mask is None or mask is True) and not site_is_subsample(msg):
+            msg["value"] = value
+
     def _pyro_post_sample(self, msg: Any) -> None:
         if msg["name"] not in self.values or site_is_subsample(msg):
             return

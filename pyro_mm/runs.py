@@ -223,11 +223,17 @@ def _fitted(
         "status": "interrupted" if history.interrupted else "trained",
         "device": str(_first_parameter(recipe).device),
         "epochs": len(history),
-        "best_epoch": history.best_epoch if len(history) else None,
+        "best_epoch": _kept(recipe, history),
         "stopped_early": history.stopped_early,
         "seconds": round(record["seconds"] + time.perf_counter() - began, 2),
         "ended": now(),
     }
+
+
+def _kept(recipe: Recipe, history: Any) -> int | None:
+    """The epoch whose weights a run ends with; of turns the last one."""
+    turns = bool(recipe.stages) and bool(recipe.stages[-1].turns)  # type: ignore[index]
+    return (len(history) if turns else history.best_epoch) if len(history) else None
 
 
 def _require_free_or_same(folder: Path, settings: Settings, resume: bool, overwrite: bool) -> None:
@@ -276,7 +282,7 @@ def _record(settings: Settings, splits: Splits, recipe: Recipe, resumed: Path | 
 
 def _about(settings: Settings, splits: Splits, record: dict[str, Any]) -> dict[str, Any]:
     """For the model card."""
-    trained = f"epoch {record['best_epoch']} of {record['epochs']} by validation loss"
+    trained = f"epoch {record['best_epoch']} of {record['epochs']}"
     return {
         "data": f"{splits.name}: {splits.note}",
         "fingerprint of the data": record["data_fingerprint"],

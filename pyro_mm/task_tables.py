@@ -24,11 +24,19 @@ def tasks_table(found: dict[str, Any]) -> str:
     """What `evaluate_tasks` found, as text."""
     parts = []
     if "classification" in found:
-        parts.append("\n".join(["accuracy of the label, by noise (in standard deviations)", "", *_accuracies(found)]))
+        kind = found.get("kind", "noise")
+        how = "noise (in standard deviations)" if kind == "noise" else f"share of {kind.replace('_', ' ')}"
+        parts.append("\n".join([f"accuracy of the label, by {how}", "", *_accuracies(found)]))
     if "generation" in found:
         head = ["made from the prior", "Frechet", "(halves)", "kernel", "precision", "recall"]
         rows = [
-            [m, f"{e['frechet']:.2f}", f"{e['frechet_halves']:.2f}", f"{e['kernel']:.4f}", *_shares(e)]
+            [
+                m,
+                f"{e['frechet']:.2f} +- {e['frechet_se']:.2f}",
+                f"{e['frechet_halves']:.2f}",
+                f"{e['kernel']:.4f} +- {e['kernel_se']:.4f}",
+                *_shares(e),
+            ]
             for m, e in found["generation"].items()
         ]
         parts += ["\n".join(judges_lines(found["judges"])), "\n".join(aligned([head, *rows]))]
@@ -73,4 +81,4 @@ def interval(m: dict[str, float] | None) -> str:
 
 
 def _shares(e: dict[str, float]) -> list[str]:
-    return [f"{100 * e[k]:.1f} %" for k in ("precision", "recall")]
+    return [f"{100 * e[k]:.1f} % +- {100 * e[k + '_se']:.1f}" for k in ("precision", "recall")]

@@ -11,7 +11,8 @@ from torch import nn
 
 from pyro_mm import variants
 from pyro_mm.batch import Batch
-from pyro_mm.evaluation import generate, log_marginal
+from pyro_mm.distributions import MixtureOf
+from pyro_mm.evaluation import by_cosine, by_kl, by_wasserstein, encode, generate, log_marginal
 from pyro_mm.guides import product_of_experts
 from pyro_mm.models import DiffusionPrior, FlowPrior, GaussianMixture, VampPrior
 from pyro_mm.post_hoc import with_prior
@@ -147,3 +148,38 @@ def test_what_cannot_be_done_is_said() -> None:
         with_prior(recipe, recipe.model.prior)
     with pytest.raises(TypeError, match="Independent has no module `prior`"):
         with_prior(variants.mmvm(lg.modalities(), 2), GaussianMixture(2, 2))
+
+
+@pytest.mark.parametrize("prior", [DiffusionPrior(2, width=8), FlowPrior(2)], ids=["diffusion", "flow"])
+def test_rows_with_something_present_keep_their_posteriors(prior: nn.Module) -> None:
+    """Means, and every score of retrieval, to the bit: the new prior stands where nothing is given, nowhere else."""
+    _, recipe, batch = trained()
+    rows = batch[batch.present()][:20]
+    rows = Batch(rows.x)
+    better = with_prior(recipe, prior.double())
+    torch.testing.assert_close(
+        encode(better.guide, rows, 3, seed=0).mean["z"], encode(recipe.guide, rows, 3, seed=1).mean["z"], rtol=0, atol=0
+    )
+    for score in (by_cosine, by_kl, by_wasserstein):
+        old, new = (score(r.model, r.guide, rows, rows, ("b",), ("a",)) for r in (recipe, better))
+        torch.testing.assert_close(new, old, rtol=0, atol=0)
+
+
+def test_a_posterior_that_knows_its_mean_in_part_is_averaged_over_draws() -> None:
+    _, recipe, batch = trained()
+    better = with_prior(recipe, DiffusionPrior(2, width=8).double())
+    with pytest.raises(NotImplementedError):
+        _ = MixtureOf([better.model.prior(), better.model.prior()], torch.ones(2)).mean
+    assert encode(better.guide, batch, 3, seed=0).mean["z"].isfinite().all()  # rows with nothing are among them
+
+
+def test_nothing_is_drawn_from_a_prior_where_the_guide_knows_z() -> None:
+    """What a diffusion would make is not asked for: its network is not run when z is the guide's in every row."""
+    _, recipe, batch = trained()
+    prior = DiffusionPrior(2, width=8).double()
+    better, calls = with_prior(recipe, prior), []
+    prior.velocity.register_forward_hook(lambda *_: calls.append(1))
+    rows = batch[batch.present()]
+    found = generate(better.model, recipe.guide, rows, 4, seed=0)
+    assert not calls
+    torch.testing.assert_close(found["a"].mean, generate(recipe.model, recipe.guide, rows, 4, seed=0)["a"].mean)

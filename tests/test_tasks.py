@@ -10,6 +10,7 @@ import torch
 
 from pyro_mm.batch import Batch
 from pyro_mm.cli import main
+from pyro_mm.data.corrupt import occluded, salt_and_pepper, swapped
 from pyro_mm.evaluation import generate, retrieve
 from pyro_mm.runs import Settings, open_run, train_run
 from pyro_mm.task_tables import WORDS, tasks_table
@@ -32,15 +33,35 @@ def test_classification_counts_rows_that_are_named_rightly(run) -> None:
         right = (p.argmax(-1) == test.x["label"]).double().mean().item()
         assert entry["accuracy"] == pytest.approx(right)
         assert entry["se"] == pytest.approx((right * (1 - right) / 60) ** 0.5)
+        assert entry["low"] < right < entry["high"] and entry["groups"] == 60
 
 
-def test_noise_is_in_units_of_each_modalitys_spread_and_spares_labels(run) -> None:
+@pytest.mark.parametrize("level", [0.25, 1.0])
+def test_noise_has_the_root_mean_square_that_it_is_said_to_have(run, level) -> None:
+    """In standard deviations of each modality, after rounding and clamping, which take some of it away."""
     test = run.test_rows(200)
-    noisy = spoilt(test, "label", 0.5, 0)
+    grey = torch.rand(200, 1, 8, 8) ** 3
+    free = torch.randn(200, 5) * 3
+    rows = Batch({**test.x, "grey": grey, "free": free})
+    noisy = spoilt(rows, "label", level, 0)
     assert torch.equal(noisy.x["label"], test.x["label"])
-    gone = (noisy.x["image"] - test.x["image"])[(test.x["image"] > 6) & (test.x["image"] < 10)]
-    assert gone.std() == pytest.approx(0.5 * test.x["image"].std().item(), rel=0.1)
-    assert spoilt(test, "label", 0.0) is test
+    for m in ("image", "grey", "free"):
+        rms = (noisy.x[m] - rows.x[m]).square().mean().sqrt()
+        assert rms == pytest.approx(level * rows.x[m].std().item(), rel=0.015), m
+    assert noisy.x["grey"].min() >= 0 and noisy.x["grey"].max() <= 1
+    assert torch.equal(noisy.x["image"], noisy.x["image"].round()) and spoilt(test, "label", 0.0) is test
+
+
+def test_other_corruptions_are_those_of_the_data(run) -> None:
+    test = run.test_rows(50)
+    for kind, by_hand in (("salt_and_pepper", salt_and_pepper), ("occlusion", occluded)):
+        assert torch.equal(spoilt(test, "label", 0.3, 4, kind).x["image"], by_hand(test, "image", 0.3, 4).x["image"])
+    exchanged = swapped(test, "image", 1.0, 4, label="label").x["image"]
+    assert torch.equal(spoilt(test, "label", 1.0, 4, "swap").x["image"], exchanged)
+    pair = run.recipe.model, run.recipe.guide
+    hidden = classification(*pair, test, "label", levels=(1.0,), k=3, kind="occlusion")[0]
+    black = Batch({**test.x, "image": torch.full_like(test.x["image"], test.x["image"].min())})
+    assert hidden["accuracy"] == classification(*pair, black, "label", levels=(0.0,), k=3)[0]["accuracy"]
 
 
 def test_zeros_and_ones_are_flipped_in_proportion_to_the_noise() -> None:
@@ -121,5 +142,7 @@ def test_what_cannot_be_done_is_said(run, capsys) -> None:
         evaluate_tasks(run, ["retrieval"], scores=["dot"])
     assert main(["evaluate", str(run.folder), "--tasks", "retrieval", "--scores", "dot"]) == 2
     assert "unknown score 'dot': there are cosine, kl" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="inputs are spoilt by noise, salt_and_pepper, occlusion, swap; got 'rain'"):
+        evaluate_tasks(run, ["classification"], kind="rain")
     with pytest.raises(ValueError, match="tasks are classification, generation, retrieval; got"):
         evaluate_tasks(open_run(run.folder), [])

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from pyro_mm.cli.common import add_device, add_run, opened, progress_line, set_threads
+from pyro_mm.cli.errors import choose
 from pyro_mm.cli.parser import Parser, command, count
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ def _fill(p: Parser) -> None:
     p.add_argument("--tasks", metavar="NAMES", help="classification, generation, retrieval, or several with commas")
     scores = "of retrieval: cosine, kl, sampled-kl, wasserstein, likelihood, or several (default: cosine)"
     p.add_argument("--scores", metavar="NAMES", default="cosine", help=scores)
+    spoilt = "what spoils the inputs of classification: noise (the default), salt_and_pepper, occlusion or swap"
+    p.add_argument("--corruption", metavar="KIND", default="noise", help=spoilt)
     p.add_argument("--judges", metavar="DIR", help="where the classifiers are kept (default: in the cache folder)")
     p.add_argument("-k", type=count, default=1000, metavar="K", help="draws per row (default: 1000)")
     p.add_argument("--rows", type=count, metavar="N", help="the first N test rows only")
@@ -108,11 +111,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _perform(run: Run, which: list[str], scores: list[str], arguments: argparse.Namespace) -> None:
     from pyro_mm.task_tables import tasks_table
-    from pyro_mm.tasks import evaluate_tasks
+    from pyro_mm.tasks import CORRUPTIONS, evaluate_tasks
 
     with progress_line(arguments.quiet) as tell:
         options: dict[str, Any] = {"folder": arguments.judges, "seed": arguments.seed, "tell": tell}
-        found = evaluate_tasks(run, which, arguments.rows, scores=scores, **options)
+        kind = choose(arguments.corruption, CORRUPTIONS, "corruption")
+        found = evaluate_tasks(run, which, arguments.rows, scores=scores, kind=kind, **options)
     if not arguments.quiet:
         _say(run, found, tasks_table(found))
 

@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.quiet:
         r = done.record
         early = ", stopped early" if r["stopped_early"] else ""
-        print(f"{r['epochs']} epochs in {r['seconds']:.0f} s{early}; the best by validation loss: {r['best_epoch']}")
+        print(f"{r['epochs']} epochs in {r['seconds']:.0f} s{early}; weights of epoch {r['best_epoch']}")
         print(f"next: pyro-mm evaluate {shlex.quote(str(folder))}")
     return 0
 

@@ -52,6 +52,21 @@ class MixtureOf(TorchDistribution):
             return list(range(len(self.parts)))
         return [j for j in range(len(self.parts)) if bool((self.weights[..., j] > 0).any())]
 
+    @property
+    def single(self) -> TorchDistribution | None:
+        """The one part that has weight, or None where there are several."""
+        used = self._used()
+        return self.parts[used[0]].expand(self.batch_shape) if len(used) == 1 else None
+
+    @property
+    def mean(self) -> Tensor:
+        """sum_j w_j E_j[z]: known where the parts that are used know theirs."""
+        shares = self.weights / self.weights.sum(-1, keepdim=True)
+        terms = [
+            torch.where(shares[..., j, None] > 0, shares[..., j, None] * self.parts[j].mean, 0.0) for j in self._used()
+        ]
+        return torch.stack(torch.broadcast_tensors(*terms)).sum(0)
+
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape
         used = self._used()

@@ -17,6 +17,7 @@ from pyro_mm.evaluation.frechet import Rank, frechet, frechet_distance, rank, sp
 from pyro_mm.evaluation.gaps import Gaps, gaps
 from pyro_mm.evaluation.generation import Posterior, encode, generate, simulate
 from pyro_mm.evaluation.hmc_means import Means, hmc_means
+from pyro_mm.evaluation.inception import inception_fid
 from pyro_mm.evaluation.likelihood import log_likelihood
 from pyro_mm.evaluation.marginal import log_marginal
 from pyro_mm.evaluation.psis import psis, psis_estimate, threshold
@@ -78,6 +79,7 @@ __all__ = [
     "frechet_distance",
     "gaps",
     "generate",
+    "inception_fid",
     "hmc_means",
     "joint_coherence",
     "k_curve",

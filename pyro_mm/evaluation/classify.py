@@ -86,7 +86,8 @@ def _classified(
     names = as_names(given)
     if not names or of in names:
         raise ValueError(f"classify '{of}' from at least one other modality; got given={list(names)}")
-    require_likelihood(model, names, of=(of,))
+    if weighted:
+        require_likelihood(model, names, of=(of,))
     known = batch.only(*names)
     quantity = Marginal(model, guide, "", effort)
     rows = []

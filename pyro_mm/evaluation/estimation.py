@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -34,7 +35,14 @@ def estimated(quantity: Quantity, batch: Batch, effort: Effort) -> Evidence:
         found = Evidence.join([solve(quantity, block, effort, plan) for block in plan.blocks(batch)])
         rounding = change_by_half(quantity, batch, effort, plan) if effort.bf16 else None
     scored = those_scored(quantity.asks(batch))
-    return replace(found, target_se=effort.target_se, scored=scored, rounding=rounding)
+    told = "; ".join([found.proposal, *densities_of(quantity.model)])
+    return replace(found, target_se=effort.target_se, scored=scored, rounding=rounding, proposal=told)
+
+
+def densities_of(model: Any) -> list[str]:
+    """What parts of the model say of densities that they compute numerically (`density_note`), each once."""
+    parts = model.modules() if isinstance(model, torch.nn.Module) else ()
+    return list(dict.fromkeys(note for part in parts if (note := getattr(part, "density_note", None))))
 
 
 def resolved(quantity: Quantity, batch: Batch, effort: Effort) -> Effort:

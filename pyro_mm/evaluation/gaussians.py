@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, distributions
 
 from pyro_mm.batch import Batch
-from pyro_mm.distributions import Mixture
+from pyro_mm.distributions import Mixture, MixtureOf
 from pyro_mm.guides.randomness import SemiImplicit
 from pyro_mm.handlers import Program, particles
 from pyro_mm.weights import Site, Sites, run
@@ -97,6 +97,8 @@ def _parameters(site: Site) -> tuple[Tensor, Tensor, int]:
     """Mean, standard deviation or Cholesky factor, and the number of the mean's event dimensions."""
     fn: Any = site.fn
     event = fn.event_dim
+    if isinstance(fn, MixtureOf) and fn.single is not None:  # `backed`, where every row has something
+        fn = fn.single
     while isinstance(fn, distributions.Independent):
         fn = fn.base_dist
     if isinstance(fn, Mixture):

@@ -6,7 +6,7 @@ them, so that a model that scores all rows alike gets what chance gets, not the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,16 +101,39 @@ def median(values: Tensor) -> Tensor:
     return values.quantile(0.5, -1)
 
 
-def bootstrapped(values: Tensor, statistic: Statistic, chance: float, level: float = 0.95, seed: int = 0) -> Measure:
+def bootstrapped(
+    values: Tensor,
+    statistic: Statistic,
+    chance: float,
+    level: float = 0.95,
+    seed: int = 0,
+    groups: Tensor | None = None,
+) -> Measure:
     """A statistic of one value per query `(Q,)` with its percentile bootstrap interval, queries drawn anew.
 
     It says how far the measure depends on which queries there are; the gallery, the model and its draws are held fixed.
+    Queries of one group, numbered by `groups` `(Q,)`, are drawn together.
     """
     source = torch.Generator().manual_seed(seed)
     values = values.double().cpu()
     found = []
-    for _ in range(0, RESAMPLES, AT_ONCE):
-        found.append(statistic(values[torch.randint(len(values), (AT_ONCE, len(values)), generator=source)]))
+    if groups is None:
+        for _ in range(0, RESAMPLES, AT_ONCE):
+            found.append(statistic(values[torch.randint(len(values), (AT_ONCE, len(values)), generator=source)]))
+    else:
+        for rows in _by_group(groups.cpu(), source):
+            found.append(statistic(values[rows]).reshape(1))
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = torch.cat(found).quantile(tails).tolist()
     return Measure(statistic(values).item(), low, high, chance)
+
+
+def _by_group(groups: Tensor, source: torch.Generator) -> Iterator[Tensor]:
+    """Rows of as many groups as there are, drawn with replacement."""
+    sizes = groups.unique(return_counts=True)[1]
+    order, starts = groups.argsort(stable=True), sizes.cumsum(0) - sizes
+    for _ in range(RESAMPLES):
+        drawn = torch.randint(len(sizes), (len(sizes),), generator=source)
+        counts = sizes[drawn]
+        within = torch.arange(int(counts.sum())) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+        yield order[starts[drawn].repeat_interleave(counts) + within]

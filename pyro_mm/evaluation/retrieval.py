@@ -15,6 +15,7 @@ from pyro_mm.evaluation.coherence import classes_of
 from pyro_mm.evaluation.ranking import Measure, average_precision, bootstrapped, mean, median, places
 from pyro_mm.evaluation.retrieval_density import completed
 from pyro_mm.evaluation.retrieval_scores import Score, by_cosine
+from pyro_mm.evaluation.shares import distinct
 from pyro_mm.handlers import Program
 from pyro_mm.tables import aligned
 
@@ -115,8 +116,9 @@ def retrieve(
     """Rank x_A, A = `of`, of every gallery row for every query's x_B, B = `given`; nothing else of a row is looked at.
 
     Recall and ranks are about the query's own row, average precision about the rows of its class.  Equal scores count
-    in expectation over their orders.  Intervals are percentile bootstraps over queries (1,000 resamples); they hold
-    the gallery fixed, whose size sets how hard the task is: `chance` stands beside every measure.
+    in expectation over their orders.  Intervals are percentile bootstraps over queries (1,000 resamples), queries that
+    show the same (a recording that stands in several rows) together; they hold the gallery fixed, whose size sets how
+    hard the task is: `chance` stands beside every measure.
 
     Args:
         of, given: disjoint.  Rows that lack one of theirs are left out, and counted in `left_out`.
@@ -146,9 +148,10 @@ def retrieve(
         )
     target = _targets(pairs, len(queries), len(gallery), sought)[asked.cpu()].to(scores.device)
     options: dict[str, Any] = {"level": level, "seed": seed}
-    recall, rank = _by_pair(scores, target, at, options)
+    same = distinct(queries[asked], b)
+    recall, rank = _by_pair(scores, target, at, same, options)
     precision, average = (
-        ({}, None) if label is None else _by_class(scores, queries, gallery, label, asked, sought, options)
+        ({}, None) if label is None else _by_class(scores, queries, gallery, label, asked, sought, same, options)
     )
     if rank is None and average is None:
         raise ValueError("there is nothing to find: give `pairs`, as many queries as gallery rows, or a `label`")
@@ -159,19 +162,27 @@ def retrieve(
 
 
 def _by_pair(
-    scores: Tensor, target: Tensor, at: Sequence[int], options: dict[str, Any]
+    scores: Tensor, target: Tensor, at: Sequence[int], same: Tensor | None, options: dict[str, Any]
 ) -> tuple[dict[int, Measure], Measure | None]:
     """R@k and the median rank over the queries that have a row of their own."""
     known = target >= 0
     if not bool(known.any()):
         return {}, None
     found, g = places(_rows(scores, known), target[known]), scores.shape[1]
+    options = options | {"groups": _some(same, known)}
     recall = {k: bootstrapped(found.within(k), mean, min(1.0, k / g), **options) for k in at}
     return recall, bootstrapped(found.rank, median, (g + 1) / 2, **options)
 
 
 def _by_class(
-    scores: Tensor, queries: Batch, gallery: Batch, label: str, asked: Tensor, sought: Tensor, options: dict[str, Any]
+    scores: Tensor,
+    queries: Batch,
+    gallery: Batch,
+    label: str,
+    asked: Tensor,
+    sought: Tensor,
+    same: Tensor | None,
+    options: dict[str, Any],
 ) -> tuple[dict[int, Measure], Measure | None]:
     """Mean average precision by class and in all, over the queries whose class the gallery has."""
     for what, batch in (("queries", queries), ("gallery", gallery)):
@@ -181,16 +192,24 @@ def _by_class(
     known = (own >= 0) & torch.isin(own, theirs)
     if not bool(known.any()):
         raise ValueError(f"no query has a '{label}' that a gallery row has too")
-    own = own[known]
+    own, same = own[known], _some(same, known)
     relevant = own.unsqueeze(1) == theirs
     values = average_precision(_rows(scores, known), relevant)
     # Where all rows are tied, the expectation over orders is that of a random ranking.
     classes = own.unique()
     members = classes.unsqueeze(1) == theirs
     chance = average_precision(torch.zeros_like(members, dtype=scores.dtype), members)
-    found = {int(c): bootstrapped(values[own == c], mean, chance[i].item(), **options) for i, c in enumerate(classes)}
+    found = {
+        int(c): bootstrapped(values[own == c], mean, chance[i].item(), groups=_some(same, own == c), **options)
+        for i, c in enumerate(classes)
+    }
     overall = chance[torch.searchsorted(classes, own)].mean().item()
-    return found, bootstrapped(values, mean, overall, **options)
+    return found, bootstrapped(values, mean, overall, groups=same, **options)
+
+
+def _some(groups: Tensor | None, rows: Tensor) -> Tensor | None:
+    """Groups of these rows, numbered anew."""
+    return None if groups is None else groups[rows.cpu()].unique(return_inverse=True)[1]
 
 
 def _rows(scores: Tensor, known: Tensor) -> Tensor:

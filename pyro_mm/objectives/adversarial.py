@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn.functional import softplus
 from torch.nn.utils.parametrizations import spectral_norm
 
 from pyro_mm.batch import Batch
-from pyro_mm.handlers import Program
+from pyro_mm.handlers import Program, innermost
 from pyro_mm.modality import Modality
 from pyro_mm.objectives.algebra import Objective, Term
 from pyro_mm.weights import replay, run
@@ -28,8 +29,8 @@ class Discriminator(nn.Module):
 
     Args:
         modality: what it looks at.
-        spectral: every linear map and convolution has its largest singular value divided out (Miyato et al. 2018),
-            which keeps D from running away from the generator.
+        spectral: every linear map, and every convolution's kernel as a matrix (Miyato et al. 2018), has its largest
+            singular value divided out, which keeps D from running away from the generator.  Recurrent layers have not.
     """
 
     def __init__(self, modality: Modality, spectral: bool = True) -> None:
@@ -52,12 +53,17 @@ def adversarial(model: Program, guide: Program, name: str, discriminator: nn.Mod
     and posterior as in JMVAE-GAN and VAE/GAN (Larsen et al. 2016).  Sums over the rows that have the modality, divided
     by all rows, as every other term.
 
-    No bound of any likelihood: a decoder that was trained by it has none worth reporting (`no_likelihood`).
+    No bound of any likelihood, and a decoder that was trained by it has none worth reporting: the model is told
+    (`no_likelihood`), and `log_marginal` raises `NoLikelihood`.
 
     Args:
         model, guide: the pair; `name` an observation of the model with values that have a mean.
         discriminator: x `(N, *shape)` -> logit of "real" `(N,)`, held still by whoever trains this.
     """
+    with suppress(AttributeError):  # a bound method can be told nothing
+        innermost(
+            model
+        ).no_likelihood = f"the decoder of '{name}' was sharpened by a discriminator, which is no likelihood"
     return Objective([(1.0, Adversarial(model, guide, name, discriminator))])
 
 

@@ -68,7 +68,7 @@ def fit(
         schedule: optimiser -> learning-rate scheduler, stepped once per epoch; `ReduceLROnPlateau` gets the
             validation loss.
         clip_norm: largest Euclidean norm of the gradient; longer ones are shortened.
-        restore_best: with validation data, end with the weights of the best epoch (of each stage).
+        restore_best: with validation data, end with the weights of the best epoch (of each stage but those `in_turn`).
         folder: for `checkpoint.pt` and `log.csv`.  Ctrl-C or SIGTERM then saves and returns; without a folder Ctrl-C is
             raised.
         resume: go on from the folder's checkpoint, if it has one: to the bit as if nothing had happened (with data

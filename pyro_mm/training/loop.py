@@ -139,9 +139,12 @@ class Loop:
             self._finish()
 
     def _finish(self) -> None:
-        """The best weights, and evaluation mode: what follows a stage is the next one, or likelihoods."""
+        """The best weights, and evaluation mode: what follows a stage is the next one, or likelihoods.
+
+        Of several turns the last: validation has the loss of the first one, which others may rightly make worse.
+        """
         best = self.leg.best.weights
-        if best is not None and self.options.restore_best:
+        if best is not None and self.options.restore_best and not self.leg.stage.turns:
             checkpoint.copy_into(self.modules, best, origin="the best weights")
         self.leg.stage.objective.eval()
 

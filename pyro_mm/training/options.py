@@ -59,9 +59,10 @@ class Options:
     def build(self, stage: Stage, fused: bool) -> Optimizer:
         """The stage's optimiser, over the parameters that move in it."""
         params, lr = stage.moving(), stage.lr if stage.lr is not None else self.lr
-        if self.optimiser is None:
+        make = stage.optimiser or self.optimiser
+        if make is None:
             return adam(params, 1e-3 if lr is None else lr, fused)
-        return self.optimiser(params) if lr is None else self.optimiser(params, lr=lr)
+        return make(params) if lr is None else make(params, lr=lr)
 
 
 def adam(params: Iterable[nn.Parameter], lr: float, fused: bool) -> Optimizer:

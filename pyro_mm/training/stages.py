@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 __all__ = ["Alternated", "Stage", "as_stages", "in_turn"]
 
@@ -24,6 +25,7 @@ class Stage:
         name: how logs call it.
         lr: this stage's learning rate, in place of `fit`'s.
         turns: stages whose optimisers step one after the other at every minibatch (`in_turn`).
+        optimiser: parameters -> optimiser, in place of `fit`'s.
 
     Raises:
         ValueError: fewer than one epoch.
@@ -35,6 +37,7 @@ class Stage:
     name: str = ""
     lr: float | None = None
     turns: tuple[Stage, ...] = ()
+    optimiser: Callable[..., Optimizer] | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -88,19 +91,32 @@ class Stage:
                 module.train()
 
 
-def in_turn(epochs: int, *turns: Stage, name: str = "", lr: float | None = None) -> Stage:
+def in_turn(
+    epochs: int,
+    *turns: Stage,
+    name: str = "",
+    lr: float | None = None,
+    optimiser: Callable[..., Optimizer] | None = None,
+) -> Stage:
     """A stage with several optimisers: at every minibatch each one steps, in this order, for its own objective.
 
     Each turn is a `Stage` that says what it minimises and what it moves; its epochs do not count.  What one turn moves
     gets no gradient from another, but is in training mode for all of them, as is usual for GANs: batch statistics move
-    in every turn.  Logs and validation have the loss of the first turn, and the terms of all of them.
+    in every turn.  Logs and validation have the loss of the first turn, and the terms of all of them; since that says
+    nothing of the others, such a stage ends with its last weights, not with those of the best epoch.
     Such a stage trains eagerly and in one process.
 
     Raises:
         ValueError: fewer than two turns, names that are not distinct, or a parameter that two turns would move.
     """
     named = tuple(
-        replace(s, name=s.name or f"turn {i}", lr=lr if s.lr is None else s.lr) for i, s in enumerate(turns, 1)
+        replace(
+            s,
+            name=s.name or f"turn {i}",
+            lr=lr if s.lr is None else s.lr,
+            optimiser=s.optimiser or optimiser,
+        )
+        for i, s in enumerate(turns, 1)
     )
     if len(named) < 2 or len({s.name for s in named}) < len(named):
         raise ValueError(f"two or more turns with distinct names are needed, got {[s.name for s in named]}")
@@ -109,7 +125,7 @@ def in_turn(epochs: int, *turns: Stage, name: str = "", lr: float | None = None)
         for p in stage.moving():
             if (other := owners.setdefault(id(p), stage.name)) != stage.name:
                 raise ValueError(f"turns '{other}' and '{stage.name}' would both move a parameter of {tuple(p.shape)}")
-    return Stage(Alternated(named), epochs, [m for s in named for m in s.chosen], name, lr, named)
+    return Stage(Alternated(named), epochs, [m for s in named for m in s.chosen], name, lr, named, optimiser)
 
 
 class Alternated(nn.Module):

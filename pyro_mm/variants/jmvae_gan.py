@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
+
+import torch
 
 from pyro_mm.handlers import given
 from pyro_mm.modality import Modality, names_of
@@ -24,6 +27,7 @@ def jmvae_gan(
     beta: float | Schedule = 1.0,
     weights: Mapping[str, float] | None = None,
     lr: float | None = None,
+    beta1: float = 0.5,
     spectral: bool = True,
 ) -> Recipe:
     """p(z) prod_m p(x_m|z) and guides of JMVAE-kl; the means of one decoder, G, made real by a discriminator D.
@@ -40,8 +44,8 @@ def jmvae_gan(
     Args:
         image: whose decoder G is; default the first modality.
         beta: the paper warms up over 20 epochs, `Warmup(20)`.
-        lr: of all three optimisers, in place of `fit`'s.  The paper has 1e-4, and first moments with a decay of 0.5:
-            `fit(recipe, data, epochs, lr=1e-4, optimiser=partial(torch.optim.Adam, betas=(0.5, 0.999)))`.
+        weights: of likelihoods in step 1.
+        lr, beta1: of all three Adams, and how fast they forget first moments.  The paper has 1e-4; without, `fit`'s.
 
     Raises:
         ValueError: `image` is no modality.
@@ -61,7 +65,7 @@ def jmvae_gan(
         Stage(sharpened, 1, model.decoders[name], "generator"),
         Stage(told, 1, critic, "discriminator"),
         lr=lr,
+        optimiser=partial(torch.optim.Adam, betas=(beta1, 0.999)),
     )
-    model.no_likelihood = f"the decoder of '{name}' was sharpened by a discriminator, which is no likelihood"
     modules = {"model": model, "guide": guide, "discriminator": critic}
     return Recipe("jmvae_gan", model, guide, joint + sharpened + told, [stage], modules)

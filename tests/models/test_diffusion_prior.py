@@ -17,7 +17,7 @@ from pyro_mm.models.diffusion_prior import Averaged, Velocity
 from pyro_mm.objectives import denoising, dreg, elbo, iwae
 from pyro_mm.weights import log_weights
 from tests.helpers.diffusions import KnownDiffusion
-from tests.helpers.oracle import LG
+from tests.helpers.oracle import LG, ExactGuide
 
 D = torch.float64
 
@@ -72,6 +72,71 @@ def test_fitted_to_a_mixture_its_flow_has_the_mixtures_density() -> None:
     assert error.abs().mean() < 0.15
     assert abs(drawn.mean() - truth.log_prob(x.double()).mean()) < 0.12
     assert -0.4 < below < 0.05
+
+
+class Known(torch.nn.Module):
+    """The exact velocity of a mixture of Gaussians."""
+
+    def __init__(self, truth: KnownDiffusion) -> None:
+        super().__init__()
+        self.truth = truth
+
+    def forward(self, z: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
+        return self.truth.velocity(z, angle)
+
+
+def mixture_evidence(truth: KnownDiffusion, lg: LG, batch: Batch) -> torch.Tensor:
+    """log sum_c w_c N(x; W mu_c + b, W S_c W' + R), exact."""
+    w, b = torch.cat(list(lg.w.values())), torch.cat(list(lg.b.values()))
+    noise = torch.cat([torch.full((d,), lg.s[m] ** 2, dtype=D) for m, d in lg.dims.items()]).diag()
+    x = torch.cat([batch.x[m] for m in lg.dims], -1)
+    parts = [
+        torch.distributions.MultivariateNormal(w @ mu + b, w @ s.square().diag() @ w.T + noise).log_prob(x)
+        for mu, s in zip(truth.mu, truth.s, strict=True)
+    ]
+    return (torch.stack(parts, -1) + truth.w.log()).logsumexp(-1)
+
+
+def test_likelihoods_under_it_are_exact_and_say_how_the_prior_was_computed() -> None:
+    """A mixture's own velocity, linear-Gaussian decoders: log p(x) is a mixture of Gaussians in closed form."""
+    torch.manual_seed(0)
+    truth, lg = KnownDiffusion(2), LG({"a": 3, "b": 2})
+    prior = DiffusionPrior(2, steps=12, net=Known(truth))
+    model, guide = Joint(lg.model().decoders, prior), ExactGuide(lg)
+    z = truth.sample(20, seed=7)
+    batch = Batch({m: z @ lg.w[m].T + lg.b[m] + lg.s[m] * torch.randn(20, d, dtype=D) for m, d in lg.dims.items()})
+    ev = log_marginal(model, guide, batch, 400, refine=False, defensive=0.5, seed=0)
+    error = ev.estimate - mixture_evidence(truth, lg, batch)
+    assert abs(error.mean()) < 0.05
+    assert ((error / ev.se.clamp(min=0.005)).abs() < 5).all()
+    assert ev.proposal.endswith("; p(z) by the probability flow, 12 steps of Runge and Kutta")
+    prior.options["probes"] = 3
+    assert "trace by 3 random directions, which biases weights" in prior.density_note
+
+
+def test_the_error_of_its_steps_is_small_where_draws_lie_and_seen_where_they_do_not() -> None:
+    truth = KnownDiffusion(2)
+    prior = DiffusionPrior(2, steps=12, net=Known(truth))
+    near, far = truth.sample(200, seed=7), 4.0 * torch.randn(200, 2, dtype=D)
+    for z, most in ((near, 0.05), (far, 100.0)):
+        with torch.no_grad():
+            true = prior().log_prob(z) - truth.log_prob(z)
+        told = prior.error(z)
+        assert true.abs().max() < most
+        wrong = true.abs() > 0.5
+        assert (told[wrong] / true[wrong]).min() > 0.3 if bool(wrong.any()) else told.abs().max() < 0.05
+        assert bool(wrong.any()) == (most > 1)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ancestral"])
+def test_draws_that_do_not_follow_its_density_give_no_likelihood(sampler: str) -> None:
+    lg = LG({"a": 3, "b": 2})
+    prior = DiffusionPrior(2, width=8, sampler=sampler).double()
+    model, guide, batch = Joint(lg.model().decoders, prior), ExactGuide(lg), lg.data(4)
+    with pytest.raises(NoLikelihood, match=f"draws by '{sampler}', and these draws do not follow the flow's density"):
+        log_marginal(model, guide, batch, 10)
+    prior.options["sampler"] = "flow"
+    assert log_marginal(model, guide, batch, 10).estimate.isfinite().all()
 
 
 def test_the_mean_of_the_weights_is_what_it_uses() -> None:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 
-from pyro_mm import likelihoods, networks
+from pyro_mm import likelihoods, networks, variants
 from pyro_mm.batch import Batch
+from pyro_mm.evaluation import NoLikelihood, log_marginal
 from pyro_mm.guides import Experts, product_of_experts
 from pyro_mm.modality import Modality, decoders, encoders
 from pyro_mm.models import Joint
@@ -95,6 +96,17 @@ def test_losses_and_gradients_are_those_written_by_hand(term: str) -> None:
         torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters), strict=True
     ):
         torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("name", ["mvae", "mopoe", "mmvaeplus", "nexus_elbo", "telbo"])
+def test_what_was_sharpened_has_no_likelihood(name: str) -> None:
+    image = Modality("x", (3,), likelihoods.Normal(1.0), networks.MLP((8,)))
+    label = Modality("y", (), likelihoods.Categorical(3), networks.MLP((8,)))
+    recipe, batch = getattr(variants, name)([image, label]), Batch({"x": torch.randn(4, 3), "y": torch.arange(4) % 3})
+    assert log_marginal(recipe.model, recipe.guide, batch, 2).estimate.isfinite().all()
+    adversarial(recipe.model, recipe.guide, "x", Discriminator(image))
+    with pytest.raises(NoLikelihood, match="the decoder of 'x' was sharpened by a discriminator"):
+        log_marginal(recipe.model, recipe.guide, batch, 2)
 
 
 def test_the_best_discriminator_is_the_ratio_of_densities() -> None:

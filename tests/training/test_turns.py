@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from pyro_mm import likelihoods, networks, variants
+from pyro_mm.batch import Batch
 from pyro_mm.modality import Modality
 from pyro_mm.objectives import Warmup, adversarial, discrimination, elbo
 from pyro_mm.training import NonFiniteLoss, Stage, fit, in_turn
@@ -125,6 +126,72 @@ def test_turns_that_make_no_sense() -> None:
         fit([alternating], data(), compile=True, **OPTIONS)
 
 
+def gan():
+    modalities = [
+        Modality("image", (4,), likelihoods.Normal(0.5), networks.MLP((6,))),
+        Modality("label", (), likelihoods.Categorical(3), networks.Embedding(6, (6,))),
+    ]
+    torch.manual_seed(0)
+    return variants.jmvae_gan(modalities, 3, width=16, alpha=0.3, gamma=0.7, beta=1.5, weights={"label": 2.0})
+
+
+def test_jmvae_gans_three_losses_by_hand() -> None:
+    """(1) beta KL(q || p) - log p + alpha sum KL(q || q_m); (2) -gamma log p(x|z) - log D - log D; (3) D's own."""
+    recipe, n = gan(), 5
+    image, label = torch.randn(n, 4), torch.arange(n) % 3
+    batch = Batch({"image": image, "label": label})
+    joint, sharp, told = recipe.stages[0].turns
+    assert [s.name for s in recipe.stages[0].turns] == ["joint", "generator", "discriminator"]
+    decoders, critic = recipe.model.decoders, recipe.modules["discriminator"].eval()
+    q = recipe.guide.joint.net(batch)
+    alone = [recipe.guide.unimodal.encoders[m](batch.x[m]) for m in ("image", "label")]
+    prior = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(n, 3), 1.0), 1)
+    kls = [torch.distributions.kl_divergence(q.base_dist, p.base_dist).sum(-1) for p in (prior, *alone)]
+
+    def densities(z):
+        return decoders["image"](z).log_prob(image), decoders["label"](z).log_prob(label)
+
+    def minus_log(logit):
+        return torch.nn.functional.softplus(-logit)
+
+    torch.manual_seed(3)
+    z = q.rsample()
+    of_image, of_label = densities(z)
+    expected = (1.5 * kls[0] - of_image - 2.0 * of_label + 0.3 * (kls[1] + kls[2])).mean()
+    torch.manual_seed(3)
+    torch.testing.assert_close(joint.objective(batch), expected)
+    torch.manual_seed(3)
+    z, z_p, z_q = q.rsample(), torch.randn(n, 3), q.rsample()
+    fakes = [decoders["image"](v).mean for v in (z_p, z_q)]
+    expected = (-0.7 * densities(z)[0] + sum(minus_log(critic(f)) for f in fakes)).mean()
+    torch.manual_seed(3)
+    torch.testing.assert_close(sharp.objective(batch), expected)
+    torch.manual_seed(3)
+    z_p, z_q = torch.randn(n, 3), q.rsample()
+    fakes = [decoders["image"](v).mean for v in (z_p, z_q)]
+    expected = (minus_log(critic(image)) + sum(minus_log(-critic(f)) for f in fakes)).mean()
+    torch.manual_seed(3)
+    torch.testing.assert_close(told.objective(batch), expected)
+
+
+def test_turns_end_with_their_last_weights_and_have_the_papers_moments() -> None:
+    """The first turn's validation loss says nothing of the others: no epoch is the best."""
+    recipe, last = gan(), {}
+    turns = recipe.stages[0].turns
+    for turn in turns:
+        adam = turn.optimiser(turn.moving())
+        assert adam.param_groups[0]["betas"] == (0.5, 0.999)
+    rows = Batch({"image": torch.randn(20, 4), "label": torch.arange(20) % 3})
+
+    class Keep:
+        def on_epoch(self, state) -> None:
+            last.update({n: p.detach().clone() for n, p in recipe.model.named_parameters()})
+
+    worse = Batch({"image": 9 - rows.x["image"], "label": rows.x["label"]})  # the better the fit, the worse they are
+    fit(recipe, rows, 3, validation=worse, batch_size=10, lr=1e-2, progress=False, callbacks=[Keep()])
+    assert all(torch.equal(p, last[n]) for n, p in recipe.model.named_parameters())
+
+
 def test_jmvae_gan_moves_all_of_its_parts_and_is_stored(tmp_path) -> None:
     torch.manual_seed(0)
     modalities = [
@@ -133,8 +200,6 @@ def test_jmvae_gan_moves_all_of_its_parts_and_is_stored(tmp_path) -> None:
     ]
     recipe = variants.jmvae_gan(modalities, 3, width=16, lr=1e-3)
     assert recipe.stages[0].turns[1].chosen == [recipe.model.decoders["image"]]
-    from pyro_mm.batch import Batch
-
     batch = Batch({"image": torch.rand(20, 1, 8, 8), "label": torch.arange(20) % 3})
     before = {n: v.clone() for m in recipe.modules.values() for n, v in m.named_parameters()}
     fit(recipe, batch, 1, batch_size=10, progress=False)
