@@ -39,8 +39,25 @@ def figures_of(run: Run, evidence: Mapping[str, Evidence], seed: int = 0) -> dic
         ),
     }
     found.update(_of_coordinates(run, few, hooks, seed))
+    found.update(_of_tasks(run))
     if evidence:
         found["khat"] = lambda path: plots.khat_histogram(evidence, path=path)
+    return found
+
+
+def _of_tasks(run: Run) -> dict[str, Figure]:
+    """Of what `evaluate --tasks` left in the folder."""
+    from pyro_mm import plots
+    from pyro_mm.files import read_json
+    from pyro_mm.runs import TASKS
+
+    if not (run.folder / TASKS).is_file():
+        return {}
+    told, found = read_json(run.folder / TASKS), {}
+    if accuracies := told.get("classification"):
+        found["classification"] = lambda path: plots.accuracy_curves(accuracies, kind=told["kind"], path=path)
+    if ranked := told.get("retrieval"):
+        found["retrieval"] = lambda path: plots.retrieval_chart(ranked, path=path)
     return found
 
 

@@ -23,12 +23,14 @@ prior_samples           draws from the model
 latent_map              posterior means, coloured by label
 traversal               the data while one coordinate of z moves
 private_traversal       the same for a latent of one modality
+classification          accuracy of the label under noise, if 'evaluate --tasks' measured it
+retrieval               what finds its own, likewise
 khat                    how far the likelihood estimates are to be trusted
 
 Files go into the run's figures/."""
 NAMES = (
     "loss", "cross_generation", "cross_generation_sheet", "reconstructions", "prior_samples", "latent_map", "traversal",
-    "private_traversal", "khat",
+    "private_traversal", "classification", "retrieval", "khat",
 )  # fmt: skip
 
 

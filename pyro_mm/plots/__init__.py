@@ -16,9 +16,11 @@ from pyro_mm.plots.sheets import cross_generation_sheet
 from pyro_mm.plots.show import written
 from pyro_mm.plots.signals import spectrogram, stroke
 from pyro_mm.plots.style import close
+from pyro_mm.plots.tasks import accuracy_curves, retrieval_chart
 from pyro_mm.plots.traversals import traversal
 
 __all__ = [
+    "accuracy_curves",
     "bounds_by_subset",
     "calibration_ecdf",
     "certificates",
@@ -35,6 +37,7 @@ __all__ = [
     "prior_samples",
     "reconstructions",
     "report",
+    "retrieval_chart",
     "spectrogram",
     "stroke",
     "traversal",
