@@ -205,7 +205,7 @@ def table(found: dict[str, Any]) -> str:
     lines: list[str] = []
     for system, r in found.items():
         sounds = "rmse(sound)"
-        head = ["given", "ELBO", "-log p(farsi \\| z)", "-log p(kannada \\| z)", sounds, "accuracy (%)", "Bayes (%)"]
+        head = ["given", "ELBO", "-log p(farsi | z)", "-log p(kannada | z)", sounds, "accuracy (%)", "Bayes (%)"]
         head += ["log p(given)", "± SE", "ESS"]
         lines += [
             f"`{system}`, {r['epochs']} epochs, {r['test_rows']:,} test rows ({r['rows']} for the last four):",

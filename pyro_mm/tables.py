@@ -17,6 +17,6 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table, the first row its head."""
-    head, *rest = ["| " + " | ".join(r) + " |" for r in rows]
+    """Lines of a Markdown table, the first row its head; a bar within a cell, as in p(x | y), is escaped."""
+    head, *rest = ["| " + " | ".join(cell.replace("|", "\\|") for cell in r) + " |" for r in rows]
     return [head, "|" + " --- |" * len(rows[0]), *rest]
