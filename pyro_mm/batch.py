@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_mm.tracing import is_traced
+
 if TYPE_CHECKING:
     from pyro_mm.modality import Modality
 
@@ -178,19 +180,23 @@ class Batch:
         """One hidden view per group of names, stacked: every mask becomes `(S, N)`."""
         for group in groups:
             self._known(group)
-        return self.visible({m: torch.tensor([m in g for g in groups]) for m in self.mask})
+        return self.visible({m: torch.tensor([m in g for g in groups]) for m in self.mask}, groups)
 
-    def visible(self, choice: Mapping[str, Tensor], known: bool = True) -> Batch:
+    def visible(self, choice: Mapping[str, Tensor], known: Sequence[Sequence[str] | None] | None = None) -> Batch:
         """Stacked views from a bool tensor per modality, `(S,)` or `(S, N)`: True where the view keeps it.
 
-        Unless Python may not look at them (`known`), views of whole batches are remembered: what sees a modality.
+        Args:
+            known: for every view the modalities that it keeps, or None where Python may not look (it may keep any);
+                a model need not decode the others.  Default: as the tensors say.
         """
         masks = {}
         for m, v in self.mask.items():
             keep = choice[m].to(v.device)
             masks[m] = v & (keep.unsqueeze(-1) if keep.dim() == 1 else keep)
         out = Batch._view(self.x, masks, self.hidden)
-        if known:
+        if known is not None:
+            out.views = {m: tuple(group is None or m in group for group in known) for m in choice}
+        elif not is_traced():
             out.views = {
                 m: tuple(keep.tolist()) for m, keep in choice.items() if keep.dim() == 1 and keep.device.type == "cpu"
             }

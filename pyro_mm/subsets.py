@@ -25,9 +25,9 @@ class Subsets(nn.Module):
         return len(self.groups)
 
     @property
-    def known(self) -> bool:
-        """May Python look at the groups?"""
-        return True
+    def known(self) -> tuple[tuple[str, ...] | None, ...]:
+        """The groups; None for one that Python may not look at."""
+        return self.groups
 
     def redraw(self) -> None:
         """Called once before every evaluation of an objective."""
@@ -83,13 +83,13 @@ class RandomSubsets(Subsets):
         return rows
 
     @property
-    def known(self) -> bool:
-        """May Python look at the groups?"""
-        return not is_traced()
+    def known(self) -> tuple[tuple[str, ...] | None, ...]:
+        """The groups; in a graph None for those that are drawn."""
+        return (*self.always, *[None] * self.k) if is_traced() else self.groups
 
     def choice(self, names: Sequence[str]) -> dict[str, Tensor]:
         """For every modality, bool `(S,)`: is it in the group?"""
-        if self.known:
+        if not is_traced():
             return super().choice(names)
         fixed = {m: torch.tensor([m in g for g in self.always], dtype=torch.bool) for m in names}
         drawn = {m: self.membership[:, i] for i, m in enumerate(self.pool)}

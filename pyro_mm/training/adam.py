@@ -12,6 +12,8 @@ from torch.optim import Adam, AdamW, Optimizer
 __all__ = ["AdamUpdate"]
 
 State = tuple[list[Tensor], list[Tensor], Tensor, Tensor]
+RARE = ("amsgrad", "maximize", "differentiable", "capturable")
+SETTINGS = ("betas", "eps", "weight_decay", "decoupled_weight_decay", *RARE)
 
 
 class AdamUpdate:
@@ -20,12 +22,12 @@ class AdamUpdate:
     m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;  p <- p - lr / (1 - b1^t) m / (sqrt(v / (1 - b2^t)) + eps)
     (Kingma & Ba 2015, algorithm 1).  Nothing moves in a step whose loss or gradient is not finite.
 
-    The graph counts steps in one tensor, torch in one per parameter: `release` before the optimiser is used or saved.
+    The graph counts steps in one tensor, torch in one per parameter: `release` before the optimiser is used, saved or
+    loaded.
     """
 
     def __init__(self, optimiser: Optimizer, clip_norm: float | None) -> None:
         self.optimiser, self.clip_norm = optimiser, clip_norm
-        self.group = optimiser.param_groups[0]
         self.settings = self._settings()
         self.parameters: list[nn.Parameter] = []  # those that have gradients
         self.held = False
@@ -35,8 +37,7 @@ class AdamUpdate:
         """Is it an Adam or AdamW with one group of parameters, and none of the rarer options or hooks?"""
         if type(optimiser) not in (Adam, AdamW) or len(optimiser.param_groups) != 1:
             return False
-        group = optimiser.param_groups[0]
-        rare = any(group.get(name) for name in ("amsgrad", "maximize", "differentiable", "capturable"))
+        rare = any(optimiser.param_groups[0].get(name) for name in RARE)
         hooks = getattr(optimiser, "_optimizer_step_pre_hooks", {}) or getattr(
             optimiser, "_optimizer_step_post_hooks", {}
         )
@@ -46,25 +47,37 @@ class AdamUpdate:
         """The moments of these parameters, zero where the optimiser has not stepped yet."""
         self.parameters = list(parameters)
         device = self.parameters[0].device
+        self.count = torch.zeros((), device=device)
+        self.lr = torch.zeros((), device=device)
+        self.last_lr = 0.0
+        self._fill()
+
+    def _fill(self) -> None:
         for p in self.parameters:
             state = self.optimiser.state[p]
             if not state:
                 state["step"] = torch.zeros((), device=p.device if self.group["fused"] else "cpu")
                 state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
-        self.count = torch.zeros((), device=device)
-        self.lr = torch.zeros((), device=device)
-        self.last_lr = 0.0
 
     @property
-    def possible(self) -> bool:
-        """Have all parameters made the same number of steps, and are the settings those of the graph?"""
-        if self._settings() != self.settings:
-            return False
-        return self.held or len({float(self.optimiser.state[p]["step"]) for p in self.parameters}) == 1
+    def group(self) -> dict[str, Any]:
+        """The optimiser's only group; `load_state_dict` puts another one in its place."""
+        group: dict[str, Any] = self.optimiser.param_groups[0]
+        return group
+
+    @property
+    def impossible(self) -> str:
+        """Why the graph's update is not the optimiser's; "": it is."""
+        if len(self.optimiser.param_groups) != 1 or self._settings() != self.settings:
+            return "the optimiser has other settings than the graph"
+        if not self.held and len({float(self.optimiser.state[p].get("step", 0.0)) for p in self.parameters}) > 1:
+            return "the optimiser's parameters have made different numbers of steps"
+        return ""
 
     def inputs(self) -> State:
         """Moments, number of steps, learning rate: what the graph reads and, but for the last, writes."""
         if not self.held:
+            self._fill()
             self.count.fill_(float(self.optimiser.state[self.parameters[0]]["step"]))
             self.first = [self.optimiser.state[p]["exp_avg"] for p in self.parameters]
             self.second = [self.optimiser.state[p]["exp_avg_sq"] for p in self.parameters]
@@ -77,8 +90,9 @@ class AdamUpdate:
     def release(self) -> None:
         """Write the number of steps into the optimiser."""
         if self.held:
+            count = float(self.count)
             for p in self.parameters:
-                self.optimiser.state[p]["step"].fill_(float(self.count))
+                self.optimiser.state[p]["step"].fill_(count)
             self.held = False
 
     def __call__(
@@ -104,4 +118,4 @@ class AdamUpdate:
                 old.copy_(torch.where(good, new, old))
 
     def _settings(self) -> tuple[Any, ...]:
-        return tuple(self.group[name] for name in ("betas", "eps", "weight_decay"))
+        return tuple(self.group.get(name) for name in SETTINGS)

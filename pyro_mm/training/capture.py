@@ -4,16 +4,20 @@ The objective is run once under a tracer.  Whatever tensors it computes become a
 are buffers) and data; random numbers become nodes that draw anew at every call, from torch's own stream.  Python is not
 in the graph: what depends on it would be frozen.  So a capture is refused, with the reason, where Python
 
-* looks at values (`if x.sum() > 0`, `.item()`),
-* draws random numbers or keeps state of its own: two captures must agree, and modules must come back as they were,
+* looks at values (`if x.sum() > 0`, `.item()`, `.tolist()`), or shapes depend on them (`x[mask]`),
+* draws random numbers or keeps state of its own: two captures, on other rows, must agree, and modules must come back
+  as they were, in their attributes (`training.held`) and in their buffers, which may be written but not assigned,
+* is called by hooks,
 * keeps parameters in Pyro's global store.
+
+What Python does after a capture (callbacks, schedules of one's own) is compared with what it was: `Captured.stale`.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,78 +27,20 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from pyro_mm.batch import Batch
-from pyro_mm.objectives.algebra import Term
 from pyro_mm.subsets import RandomSubsets
 from pyro_mm.swapping import tensors_of, tensors_replaced
-from pyro_mm.tracing import UnseenValues
+from pyro_mm.tracing import LooksAtValues, SameShapes, UnseenValues
 from pyro_mm.training.adam import AdamUpdate
+from pyro_mm.training.captured import Captured, Layout
 from pyro_mm.training.errors import keyed_terms, refuse_global_parameters
-from pyro_mm.training.noise import aside
+from pyro_mm.training.held import Held, hooks_of
+from pyro_mm.training.noise import aside, noise_state
 
 __all__ = ["CannotCapture", "Captured", "can_compile", "capture"]
-
-Signature = tuple[Any, ...]
 
 
 class CannotCapture(RuntimeError):
     """The objective cannot be a graph; the message says why."""
-
-
-class Captured:
-    """batch -> loss and norm of the gradient, with every term's report filled.
-
-    Without an update `p.grad` is set for every parameter that moves; with one, the parameters have moved.  Batches of
-    another signature than the one that was captured are not for it: `fits(batch)`.
-    """
-
-    def __init__(
-        self, objective: nn.Module, batch: Batch, graph: Any, layout: _Layout, update: AdamUpdate | None
-    ) -> None:
-        self.objective, self.graph, self.layout, self.update = objective, graph, layout, update
-        self.signature = signature(batch)
-
-    def fits(self, batch: Batch) -> bool:
-        """Has the batch the shapes, dtypes and device of the captured one, and can the update be made?"""
-        return signature(batch) == self.signature and (self.update is None or self.update.possible)
-
-    @torch.no_grad()
-    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        layout = self.layout
-        state = () if self.update is None else self.update.inputs()
-        loss, norm, grads, parts = self.graph(*layout.inputs(batch), state)
-        if self.update is None:
-            for p, place in zip(layout.moving, layout.places, strict=True):
-                p.grad = None if place is None else grads[place]
-        for (term, name), value in zip(layout.reported, parts, strict=True):
-            term.report[name] = value
-        return loss, norm
-
-
-class _Layout:
-    """What goes into the graph and what comes out of it, in order."""
-
-    def __init__(self, objective: nn.Module) -> None:
-        self.parameters = dict(objective.named_parameters())
-        self.buffers = dict(objective.named_buffers())
-        self.moving = [p for p in self.parameters.values() if p.requires_grad]
-        self.moves = [n for n, p in self.parameters.items() if p.requires_grad]
-        self.places: list[int | None] = []  # of every moving parameter's gradient among those that come out
-        self.reported: list[tuple[Term, str]] = []
-
-    def inputs(self, batch: Batch) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-        """Parameters, buffers, values and masks."""
-        values, masks = list(batch.x.values()), list(batch.mask.values())
-        return [p.detach() for p in self.parameters.values()], list(self.buffers.values()), values, masks
-
-    def with_gradients(self) -> list[nn.Parameter]:
-        """The parameters that the loss depends on."""
-        return [p for p, place in zip(self.moving, self.places, strict=True) if place is not None]
-
-
-def signature(batch: Batch) -> Signature:
-    """What must be the same for a graph to be the right one."""
-    values = tuple((m, v.shape, v.dtype, batch.mask[m].shape) for m, v in batch.x.items())
-    return values, batch.device, batch.hidden, tuple(sorted(batch.views.items()))
 
 
 def can_compile(device: torch.device) -> bool:
@@ -115,37 +61,112 @@ def capture(objective: nn.Module, batch: Batch, *, compiled: bool = True, update
     Raises:
         CannotCapture: naming what would have been frozen.
     """
-    layout = _Layout(objective)
-    with aside(batch.device), torch.no_grad(), _reports_kept(objective):
-        copies = {n: t.detach().clone() for n, t in tensors_of(objective).items()}
-        with tensors_replaced(objective, copies):
-            objective(batch)  # what a program keeps from its first call on
-    was = _state(objective)
+    _warm(objective, batch)
+    layout, held = Layout(objective), Held(objective)
     if _statistics_differ(objective):
         raise CannotCapture("batch normalisation over random subsets: a graph decodes more views than an eager step")
-    if any(p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None) for p in layout.moving):
-        raise CannotCapture("parameters have gradient hooks, which a graph would not call")
-    first, second = (_traced(objective, batch, layout, seed, None) for seed in (1, 2))
-    if (changed := _state(objective)) != was:
-        names = sorted(n for n in {*was, *changed} if was.get(n) != changed.get(n))
+    if hooked := hooks_of(objective):
+        raise CannotCapture(f"it has module or gradient hooks ({', '.join(hooked[:3])}), which a graph would not call")
+    first, second = _traced(objective, batch, layout, 1), _traced(objective, _other(batch), layout, 2, shrunk=0.99)
+    if names := held.changes():
         raise CannotCapture(f"it keeps state in Python ({', '.join(names[:3])}), which a graph would not change")
     if not _same(first, second):
-        raise CannotCapture("two runs gave different graphs: something in it is random, or counts, in Python")
+        raise CannotCapture(
+            "two runs gave different graphs: something in it is random, counts, or looks at values, in Python"
+        )
     refuse_global_parameters("after the objective was captured")
     if update is not None:
         update.start(layout.with_gradients())
-        first = _traced(objective, batch, layout, 1, update)
-    graph: Any = first
-    if compiled:
-        graph = torch.compile(first, fullgraph=True, dynamic=False, options={"fallback_random": True})
-    return Captured(objective, batch, graph, layout, update)
+        # Where an optimiser has moved its parameters unequally often it keeps its update.
+        update = None if update.impossible else update
+        first = first if update is None else _traced(objective, batch, layout, 1, update)
+    graph = _compiled(first, layout, batch, update) if compiled else first
+    return Captured(objective, batch, graph, layout, update, held)
+
+
+def _warm(objective: nn.Module, batch: Batch) -> None:
+    """Let programs keep what they keep from their first call on; with gradients, without which some give no loss."""
+    copies = {n: t.detach().clone().requires_grad_(t.requires_grad) for n, t in tensors_of(objective).items()}
+    try:
+        with aside(batch.device), torch.enable_grad(), _reports_kept(objective), tensors_replaced(objective, copies):
+            objective(batch)
+    except Exception as error:  # which an eager step will raise by itself
+        raise CannotCapture(f"it fails: {type(error).__name__}, {_first_line(error)}") from error
+
+
+def _compiled(graph: Any, layout: Layout, batch: Batch, update: AdamUpdate | None) -> Any:
+    """The graph as torch compiles it, which it does in the first call: on copies, so that nothing moves."""
+    try:
+        out = torch.compile(graph, fullgraph=True, dynamic=False, options={"fallback_random": True})
+        with aside(batch.device), torch.no_grad():
+            out(*_copied(layout, batch, update))
+    except Exception as error:  # of many types; a step without the compiler is as good
+        raise CannotCapture(f"torch's compiler failed: {type(error).__name__}, {_first_line(error)}") from error
+    return out
+
+
+def _copied(layout: Layout, batch: Batch, update: AdamUpdate | None, shrunk: float = 1.0) -> tuple[Any, ...]:
+    """A graph's inputs, of which it may write into all but the batch."""
+
+    def copy(x: Tensor) -> Tensor:
+        return x * shrunk if shrunk != 1.0 and x.is_floating_point() else x.clone()
+
+    parameters, buffers, values, masks = layout.inputs(batch)
+    state: Any = () if update is None else tree_map(Tensor.clone, update.inputs())
+    if update is not None:
+        update.release()
+    return list(map(copy, parameters)), list(map(copy, buffers)), values, masks, state
+
+
+def _other(batch: Batch) -> Batch:
+    """A batch of the same kind in which no sum is the same: other rows, one of them twice, and one seen otherwise."""
+    rows = torch.arange(1, len(batch) + 1, device=batch.device) % len(batch)
+    rows[:1] = rows[-1:]
+    masks = {m: v[..., rows].clone() for m, v in batch.mask.items()}
+    for m in masks.keys() - batch.hidden:
+        masks[m][..., 0] ^= True
+    # Laid out in memory as it was; what is one row repeated stays that.
+    values = {
+        m: v
+        if 0 in v.stride()
+        else torch.empty_strided(v.shape, v.stride(), dtype=v.dtype, device=v.device).copy_(v[rows])
+        for m, v in batch.x.items()
+    }
+    out = Batch._view(values, masks, batch.hidden)
+    out.views = batch.views
+    return out
 
 
 def _traced(
-    objective: nn.Module, batch: Batch, layout: _Layout, seed: int, update: AdamUpdate | None
+    objective: nn.Module,
+    batch: Batch,
+    layout: Layout,
+    seed: int,
+    update: AdamUpdate | None = None,
+    shrunk: float = 1.0,
 ) -> torch.fx.GraphModule:
+    """The step as operations on tensors; `shrunk`, so that parameters and schedules are not what they were."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
+    step, inputs = _step(objective, batch, layout, update), _copied(layout, batch, update, shrunk)
+    try:
+        with aside(batch.device, seed), pyro.validation_enabled(False), _reports_kept(objective):
+            before = noise_state(batch.device)
+            with UnseenValues():
+                graph = make_fx(step)(*inputs)
+            after = noise_state(batch.device)
+    except CannotCapture:
+        raise
+    except Exception as error:  # the tracer's own, of many types; none of them is a bug of the objective
+        text = "it looks at values in Python (`.item()`, `bool(tensor)`)" if _looks(error) else _first_line(error)
+        raise CannotCapture(text) from error
+    if any(before[stream] != after[stream] for stream in ("python", "numpy")):
+        raise CannotCapture("it draws random numbers from Python or NumPy, which a graph would not draw again")
+    return graph
+
+
+def _step(objective: nn.Module, batch: Batch, layout: Layout, update: AdamUpdate | None) -> Callable[..., Any]:
+    """Inputs of a graph -> loss, norm, gradients and reports."""
     names = list(batch.x)
 
     def step(
@@ -155,9 +176,14 @@ def _traced(
         view.views = batch.views
         given = {n: p.requires_grad_(n in layout.moves) for n, p in zip(layout.parameters, parameters, strict=True)}
         held = given | dict(zip(layout.buffers, buffers, strict=True))
-        with torch.enable_grad(), tensors_replaced(objective, held):
+        with torch.enable_grad(), SameShapes(), tensors_replaced(objective, held) as assigned:
             loss = objective(view)
             grads = torch.autograd.grad(loss, [given[n] for n in layout.moves], allow_unused=True)
+            if gone := assigned():
+                raise CannotCapture(
+                    f"it assigns buffers or parameters ({', '.join(gone[:3])}); a graph keeps those that are written "
+                    "in place (`buffer.copy_(...)`)"
+                )
         found = [g for g in grads if g is not None]
         order = iter(range(len(found)))
         layout.places = [None if g is None else next(order) for g in grads]
@@ -170,16 +196,7 @@ def _traced(
         update(moved, found, state, loss, norm)
         return loss, norm, [], parts
 
-    copies = layout.inputs(batch)
-    cloned = [[t.clone() for t in group] for group in copies[:2]]
-    held: Any = () if update is None else tree_map(Tensor.clone, update.inputs())
-    try:
-        with aside(batch.device, seed), pyro.validation_enabled(False), _reports_kept(objective), UnseenValues():
-            return make_fx(step)(*cloned, *copies[2:], held)
-    except Exception as error:  # the tracer's own, of many types; none of them is a bug of the objective
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        text = "it looks at values in Python (`.item()`, `bool(tensor)`)" if _looks(error) else reason[0][:200]
-        raise CannotCapture(text) from error
+    return step
 
 
 def _statistics_differ(objective: nn.Module) -> bool:
@@ -188,8 +205,13 @@ def _statistics_differ(objective: nn.Module) -> bool:
     return normalised and any(isinstance(m, RandomSubsets) for m in parts)
 
 
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].strip()[:200] if lines else type(error).__name__
+
+
 def _looks(error: Exception) -> bool:
-    text = str(error)
+    text = "" if isinstance(error, LooksAtValues) else str(error)
     return "data-dependent" in text or "get value out of a tracing tensor" in text or "_local_scalar_dense" in text
 
 
@@ -224,24 +246,3 @@ def _constants(graph: torch.fx.GraphModule) -> Iterator[tuple[str, Tensor]]:
             yield name, value
     yield from graph.named_buffers()
     yield from graph.named_parameters()
-
-
-# What torch and this package keep in modules themselves; `_flat_weights` of recurrent layers follows their parameters.
-OURS = {*vars(nn.Module()), "report", "checked", "membership", "_flat_weights", "_flat_weight_refs"}
-
-
-def _state(objective: nn.Module) -> dict[str, Any]:
-    """Numbers, texts, and the identity of everything else that modules hold in Python."""
-    out: dict[str, Any] = {}
-    for name, module in objective.named_modules():
-        for key, value in vars(module).items():
-            if key not in OURS:
-                out[f"{name}.{key}" if name else key] = _content(value)
-    return out
-
-
-def _content(value: Any) -> Any:
-    """Plain values as they are, collections with their lengths, other objects by what they are."""
-    if isinstance(value, int | float | str | bool | tuple | frozenset | type(None)):
-        return value
-    return (id(value), len(value)) if isinstance(value, list | dict | set) else id(value)

@@ -72,7 +72,8 @@ def fit(
         folder: for `checkpoint.pt` and `log.csv`.  Ctrl-C or SIGTERM then saves and returns; without a folder Ctrl-C is
             raised.
         resume: go on from the folder's checkpoint, if it has one: to the bit as if nothing had happened (with data
-            loader workers, if they are not persistent).
+            loader workers, if they are not persistent); to rounding where steps are compiled, because which of them
+            are may differ, and with `compile="auto"` depends on how long they took.
         checkpoint_every: epochs between checkpoints.
         modules: names for parts of the objective in the checkpoint, e.g. `recipe.modules`.
         batch_size: rows of a minibatch, in each process.
@@ -84,8 +85,10 @@ def fit(
         fabric: a Lightning Fabric of your own, in place of the next four.
         compile: train by a compiled graph of the objective's loss and gradients (`training.capture`): less time per
             step, most for small networks, after up to a minute of compiling; the same numbers but for rounding.  What
-            cannot be a graph is trained eagerly, and a warning says why.  "auto": where a compiler is present and at
-            least 20,000 steps are ahead.
+            cannot be a graph is trained eagerly, and so is what Python changes under way (a schedule in plain numbers,
+            a callback that freezes layers), and a warning says why.  "auto": where a compiler is present, at least
+            20,000 steps are still to come, and a dozen of each kind have shown that it pays; the choice depends on
+            timing, and lines in the log say what is not compiled.
         noise_by_row: draw every latent's noise by step, site and place in the minibatch of all processes, so that n
             processes with `batch_size` rows equal one with n times as many, to rounding.  Latents must be Normal, or
             mixtures of Normals, that the guide draws.

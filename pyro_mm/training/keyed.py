@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +22,8 @@ __all__ = ["KeyedNoise", "keyed_noise"]
 class KeyedNoise(Messenger):
     """Draw latents by (key, site, place): `places` `(N,)` are those of the rows in a minibatch of `total` rows.
 
-    Every process draws the noise of all `total` rows and takes that of its own.
+    Every process draws the noise of all `total` rows and takes that of its own.  A site that is drawn again in the same
+    pass, by another program or for another term, has other noise: `mmd` compares independent draws.
 
     Raises:
         ValueError: at a latent that is neither Normal nor a `Mixture` of Normals, naming it.
@@ -30,11 +32,13 @@ class KeyedNoise(Messenger):
     def __init__(self, key: int, places: Tensor, total: int) -> None:
         super().__init__()
         self.key, self.places, self.total = key, places, total
+        self.drawn: Counter[str] = Counter()
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["value"] is not None or msg["is_observed"] or site_is_subsample(msg):
             return
         name, fn = msg["name"], msg["fn"]
+        self.drawn[name] += 1
         if isinstance(fn, Mixture) and isinstance(fn.family, type) and issubclass(fn.family, Normal):
             lead = fn.batch_shape[1:] if len(fn.batch_shape) > 1 else fn.batch_shape
             start = self._rows(torch.rand, name, "component", lead, 0, fn.loc)
@@ -54,7 +58,9 @@ class KeyedNoise(Messenger):
 
     def _rows(self, draw: Any, name: str, what: str, shape: torch.Size, event: int, like: Tensor) -> Tensor:
         """Numbers of this shape, of which the dimension of the rows stands left of the event's."""
-        source = torch.Generator(like.device).manual_seed(derived_seed(self.key, name, what))
+        before = self.drawn[name] - 1
+        seed = derived_seed(self.key, name, what, *([before] if before else []))
+        source = torch.Generator(like.device).manual_seed(seed)
         dim = len(shape) - 1 - event
         if dim < 0 or shape[dim] != len(self.places):  # one latent for all rows: the same on every rank
             alike: Tensor = draw(shape, generator=source, dtype=like.dtype, device=like.device)
@@ -66,8 +72,9 @@ class KeyedNoise(Messenger):
 
 @contextmanager
 def keyed_noise(key: int, rank: int, world: int, rows: int, total: int, device: torch.device) -> Iterator[None]:
-    """A pass over this rank's `rows` of a minibatch of `total`, of which it has every world-th.
+    """A pass over this rank's `rows` of a minibatch of `total`, of which it has every world-th: (0, 1) of a whole one.
 
+    Rows beyond the minibatch's end are those that a rank repeats and nobody counts.
     What else the pass draws (random subsets, say) comes from a stream that starts from the key on every rank; the
     training's own stream is left where it was.
     """

@@ -38,9 +38,9 @@ class Leg:
         self.ranks = Ranks(fabric.global_rank, fabric.world_size)
         if stage.turns and self.ranks.several:
             raise ValueError(f"{stage.name}: optimisers that step in turn train in one process, not in several")
-        steps = stage.epochs * length if length else None
         turns = stage.turns or (stage,)
-        self.turns = [Turn(s, options, fabric, self.ranks, steps, alone=len(turns) == 1) for s in turns]
+        self.turns = [Turn(s, options, fabric, self.ranks, alone=len(turns) == 1) for s in turns]
+        self.planned = False  # which steps are compiled: that depends on where a resumed run is
         self.raw = self.turns[0].raw
         self.moving = {n: p for n, p in stage.objective.named_parameters() if p.requires_grad}
         self.parameters = list(self.moving.values())
@@ -76,6 +76,8 @@ class Leg:
         Raises:
             NonFiniteLoss: before any parameter has changed; of several turns, before those of the turn have.
         """
+        if not self.planned:
+            self._plan()
         batch = self._placed(batch)
         self.advance(self.progress)
         rows, total = counts or (len(batch), len(batch))
@@ -84,6 +86,12 @@ class Leg:
         self.batch += 1
         self.means.add(rows, {"loss": value, "gradient_norm": norm, **reports(self.stage.objective)})
         return summed / total if self.ranks.several else value
+
+    def _plan(self) -> None:
+        ahead = self.stage.epochs * self.length - self.epoch * self.length - self.batch if self.length else None
+        for turn in self.turns:
+            turn.plan(ahead, quiet=self.ranks.rank > 0 or turn is not self.turns[0])
+        self.planned = True
 
     def _turned(self, turn: Turn, batch: Batch, number: int, rows: int, total: int) -> tuple[float, float, float]:
         """One optimiser's step: the loss before it, the norm of its gradient, and the sum of losses over all rows."""
@@ -119,11 +127,11 @@ class Leg:
         try:
             with aside(self.fabric.device, self.ranks.seed(self.options.seed or 0), source.generators):
                 self.advance(END)
-                for i, (batch, rows, total) in enumerate(shared(source, self.ranks)):
-                    batch = self._placed(batch)
-                    with self._noise(-1 - i, len(batch), total):
+                for part in shared(source, self.ranks):
+                    batch = self._placed(part.batch)
+                    with self._noise(-1 - part.number, len(batch), part.total, part.share):
                         loss = self._unwrapped(batch)
-                    means.add(rows, {"": loss.detach(), **reports(self.stage.objective)})
+                    means.add(part.rows, {"": loss.detach(), **reports(self.stage.objective)})
                     if not math.isfinite(float(loss)):
                         what = f"the validation loss is {float(loss)}"
                         break
@@ -139,12 +147,15 @@ class Leg:
         with self.fabric.autocast():
             return self.stage.objective(batch)  # type: ignore[no-any-return]
 
-    def _noise(self, number: int, rows: int, total: int) -> AbstractContextManager[None]:
+    def _noise(
+        self, number: int, rows: int, total: int, share: tuple[int, int] | None = None
+    ) -> AbstractContextManager[None]:
         """Where the noise of a pass comes from: of step `number`, or the stream."""
         if not self.options.noise_by_row:
             return nullcontext()
         key = derived_seed(self.options.seed or 0, "step", number)
-        return keyed_noise(key, self.ranks.rank, self.ranks.world, rows, total, self.fabric.device)
+        rank, world = share or (self.ranks.rank, self.ranks.world)
+        return keyed_noise(key, rank, world, rows, total, self.fabric.device)
 
     def close_epoch(self, validation: float | None) -> None:
         """Count an epoch and move the learning rate."""

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sized
 from itertools import islice
 from math import ceil
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from pyro_mm.batch import Batch
 from pyro_mm.ranks import Ranks
 
-__all__ = ["Data", "Loader", "Rows", "Source", "fingerprint", "shared", "source"]
+__all__ = ["Data", "Loader", "Part", "Rows", "Source", "fingerprint", "shared", "source"]
 
 Data = Batch | Dataset[Any] | DataLoader[Any]
 
@@ -151,16 +151,30 @@ def source(data: Data, size: int, generator: torch.Generator | None = None, shar
     return found
 
 
-def shared(data: Source, ranks: Ranks) -> Iterator[tuple[Batch, int, int]]:
-    """One rank's part of a pass in which no rank waits for another: minibatches, and rows as in `counts`."""
+class Part(NamedTuple):
+    """What one rank has of minibatch `number` of a pass: with `share = (rank, world)` every world-th row from the
+    rank-th on, with `(0, 1)`, whichever rank it is, all of them.
+    """
+
+    batch: Batch
+    rows: int
+    """Of `batch` that count."""
+    total: int
+    """Rows of the whole minibatch."""
+    number: int
+    share: tuple[int, int]
+
+
+def shared(data: Source, ranks: Ranks) -> Iterator[Part]:
+    """One rank's part of a pass in which no rank waits for another."""
     if isinstance(data, Rows):
         for i, batch in enumerate(data.open()):
             own, total = data.counts(i)
             if own:
-                yield batch, own, total
+                yield Part(batch, own, total, i, (ranks.rank, ranks.world))
     else:  # all ranks read everything
-        for batch in islice(data.open(), ranks.rank, None, ranks.world):
-            yield batch, len(batch), len(batch)
+        for i, batch in islice(enumerate(data.open()), ranks.rank, None, ranks.world):
+            yield Part(batch, len(batch), len(batch), i, (0, 1))
 
 
 def as_batch(items: Any) -> Batch:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +14,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from pyro_mm.batch import Batch
 from pyro_mm.ranks import Ranks
 from pyro_mm.training.errors import refuse_global_parameters
-from pyro_mm.training.graphs import Graphs, wanted
+from pyro_mm.training.graphs import Graphs, say, wanted
 from pyro_mm.training.options import Options
 from pyro_mm.training.stages import Stage
 
@@ -27,12 +26,9 @@ class Turn:
 
     Args:
         alone: no other optimiser moves parameters of the stage.
-        steps: how many there will be, if that is known.
     """
 
-    def __init__(
-        self, stage: Stage, options: Options, fabric: Any, ranks: Ranks, steps: int | None, alone: bool
-    ) -> None:
+    def __init__(self, stage: Stage, options: Options, fabric: Any, ranks: Ranks, alone: bool) -> None:
         self.stage, self.options, self.fabric, self.ranks = stage, options, fabric, ranks
         precision = fabric.strategy.precision
         self.scaled = getattr(precision, "scaler", None) is not None  # then infinite gradients are its daily business
@@ -50,13 +46,21 @@ class Turn:
         self.parameters = list(self.moving.values())
         self.others = [] if alone else [p for p in stage.objective.parameters() if p.requires_grad and id(p) not in own]
         self.graphs: Graphs | None = None
-        graphic = plain and alone and not options.noise_by_row
-        if graphic and wanted(options.compile, steps, fabric.device):
-            self.graphs = Graphs(stage.objective, self.raw, options, stage.name)
-        if options.compile is True and not graphic:
-            reason = "on one device at full precision" if not plain else "without noise_by_row"
-            reason = reason if alone else "of stages without turns"
-            warnings.warn(f"only training {reason} is compiled; this is eager", stacklevel=2)
+        self.fit_for_graphs = {
+            "on one device at full precision": plain,
+            "of stages without turns": alone,
+            "without noise_by_row": not options.noise_by_row,
+        }
+
+    def plan(self, steps: int | None, quiet: bool) -> None:
+        """Choose between eager steps and compiled ones, where so many are still to come (None: nobody knows)."""
+        if not wanted(self.options.compile, steps, self.fabric.device):
+            return
+        lacking = [reason for reason, there in self.fit_for_graphs.items() if not there]
+        if not lacking:
+            self.graphs = Graphs(self.stage.objective, self.raw, self.options, self.stage.name)
+        elif not quiet:
+            say(self.options.compile, f"only training {lacking[0]} is compiled; this is eager")
 
     def eager(self, batch: Batch, number: int, rows: int, total: int) -> tuple[Tensor, Tensor]:
         """The loss, the norm of the gradient, and every moving parameter's `grad`."""
@@ -83,6 +87,8 @@ class Turn:
 
     def close_epoch(self, metric: float) -> None:
         """Move the learning rate; `metric` is the validation loss, or nan."""
+        if self.graphs is not None:
+            self.graphs.close_epoch()
         if isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(metric)
         elif self.scheduler is not None:

@@ -98,11 +98,14 @@ def stages(world: World) -> dict[str, Any]:
 
 
 def blocks(world: World) -> dict[str, Any]:
-    """Rows on disk, in blocks, through a DataLoader."""
+    """Rows on disk, in blocks, through a DataLoader; another one validates: of its three minibatches, the last of one
+    row, the second process has the second.
+    """
     rows = OnDisk(world.out / "rows", MODALITIES, block=4, buffer=2, dtype=torch.float64)
     loader = DataLoader(rows, ROWS // world.size, sampler=BlockSampler(rows), collate_fn=Batch.collate)
+    held = DataLoader(doubled(data(9, seed=2)), 4, collate_fn=Batch.collate)
     objective = elbo(*pair()).double()
-    return told(world.fit(objective, loader, noise_by_row=True), objective)
+    return told(world.fit(objective, loader, validation=held, noise_by_row=True), objective)
 
 
 def unused(world: World) -> dict[str, Any]:

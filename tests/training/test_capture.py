@@ -121,7 +121,7 @@ class Loss(nn.Module):
     [
         ("branch", "looks at values in Python"),
         ("item", "looks at values in Python"),
-        ("random", "random, or counts, in Python"),
+        ("random", "draws random numbers from Python or NumPy"),
         ("count", r"keeps state in Python \(calls\)"),
         ("hidden count", r"keeps state in Python \(_calls\)"),
     ],

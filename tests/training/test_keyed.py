@@ -40,6 +40,18 @@ def test_a_row_has_its_noise_wherever_it_is(program):
     assert not torch.equal(drawn(program, key=2), whole) and len(whole.flatten().unique()) == whole.numel()
 
 
+def test_a_site_drawn_again_in_a_pass_has_other_noise_and_the_same_in_the_next_pass():
+    """A guide's latent and the prior's under one name: what compares the two takes them for independent."""
+
+    def twice(rank=0, world=1, rows=6):
+        with keyed_noise(1, rank, world, rows, 6, CPU):
+            return [run(normal, data(rows))["z"].value for _ in range(2)]
+
+    first, second = twice()
+    assert torch.equal(first, drawn(normal)) and not (first == second).any()
+    assert torch.equal(twice()[1], second) and torch.equal(twice(1, 2, 3)[1], second[:, :, 1::2])
+
+
 def test_draws_have_the_distribution():
     z = drawn(normal, rows=4000, total=4000)
     assert abs(z.mean() - 5) < 4 * 0.1 / z.numel() ** 0.5 and abs(z.std() - 0.1) < 4 * 0.1 / (2 * z.numel()) ** 0.5

@@ -61,8 +61,23 @@ def test_evaluation_is_shared_without_repeats():
     ranks = [_Ranks(r, 3) for r in range(3)]
     for sources in ([Rows(BATCH, 4, share=(r, 3)) for r in range(3)], [Loader(loader)] * 3):
         parts = [list(shared(s, r)) for s, r in zip(sources, ranks, strict=True)]
-        assert sorted(flat(numbers([b for p in parts for b, _, _ in p]))) == BATCH.x["n"].tolist()
-        assert sum(rows for p in parts for _, rows, _ in p) == 22
+        assert sorted(flat(numbers([part.batch for p in parts for part in p]))) == BATCH.x["n"].tolist()
+        assert sum(part.rows for p in parts for part in p) == 22
+
+
+def test_a_part_says_which_rows_of_which_minibatch_it_has():
+    """Of minibatch `number` in one process: every world-th row of a shared one, or all rows of a whole one."""
+    loader = DataLoader(BATCH, 4, collate_fn=Batch.collate)
+    for sources, alone in (
+        ([Rows(BATCH, 4, share=(r, 3)) for r in range(3)], Rows(BATCH, 12)),
+        ([Loader(loader)] * 3, Loader(loader)),
+    ):
+        whole = numbers(part.batch for part in shared(alone, _Ranks(0, 1)))
+        for rank, own in enumerate(sources):
+            for part in shared(own, _Ranks(rank, 3)):
+                first, every = part.share
+                assert part.batch.x["n"].tolist()[: part.rows] == whole[part.number][first::every]
+                assert part.total == len(whole[part.number])
 
 
 class _Ranks(Ranks):
