@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import ceil, lcm
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, cast
 
+from pyro_mm.data import Splits
 from pyro_mm.evaluation.compare import Comparison, compare
 from pyro_mm.evaluation.evidence import Evidence, NoLikelihood
+from pyro_mm.evaluation.marginal import quantity_of
 from pyro_mm.files import read_json, write_json
 from pyro_mm.metrics import evaluate_metrics
 from pyro_mm.results import percent
@@ -32,13 +35,17 @@ class Standing:
 
     Attributes:
         seconds: of training; None where it could not be trained.
-        evidence: log p(X) of the test rows, if the system has one.
+        steps: of training, over all stages; one moves every optimiser of a stage once.
+        stages: how many the epochs were divided over.
+        evidence: log p(X) of the test rows, or of what it models of them; None if the system has no likelihood.
         metrics: accuracy of what is generated, as in metrics.json; None without labels.
         why: why something is missing; empty otherwise.
     """
 
     variant: str
     seconds: float | None = None
+    steps: int | None = None
+    stages: int = 1
     evidence: Evidence | None = None
     metrics: Mapping[str, Any] | None = None
     why: str = ""
@@ -54,36 +61,57 @@ class Standing:
 
 @dataclass(frozen=True)
 class Contest:
-    """All variants, the best log p(X) first, those without one last."""
+    """All variants, the best log p(X) first, those with a log p of less than X next, those without one last.
+
+    Attributes:
+        label: the modality that holds the class, if there is one.
+        quantity: log p(X) under its full name.
+        epochs: of each, over all its stages.
+        asked: of each, before that was made a multiple of the stages.
+    """
 
     standings: tuple[Standing, ...]
     label: str | None
+    quantity: str
+    epochs: int
+    asked: int
 
     @cached_property
     def comparison(self) -> Comparison | None:
-        """Paired differences of those that have likelihoods; None for fewer than two."""
-        found = {s.variant: s.evidence for s in self.standings if s.evidence is not None}
+        """Paired differences of those that have the log-likelihood of everything; None for fewer than two."""
+        found = {s.variant: s.evidence for s in self.standings if s.evidence is not None and self.whole(s)}
         return compare(found) if len(found) > 1 else None
 
+    def whole(self, s: Standing) -> bool:
+        """Is its likelihood that of everything?"""
+        return s.evidence is not None and s.evidence.quantity.removeprefix("pseudo-") == self.quantity
+
     def __repr__(self) -> str:
-        head = ["variant", "log p(X)", "minus the best", "k-hat bad", "one given", "all given", "label", "joint", "s"]
-        rows = [head, *(self._row(s) for s in self.standings)]
+        head = ["variant", "log p(X)", "minus the best", "k-hat bad", "one given", "all given", "label", "joint"]
+        rows = [[*head, "steps", "s"], *(self._row(s) for s in self.standings)]
         notes = [f"{s.variant}: {s.why}" for s in self.standings if s.why]
         story = (
             "log p(X): nats per test row; differences are paired by row.  Accuracy of what is generated from one or\n"
             "all other modalities, of the label from all others; share of draws from the prior that agree."
         )
-        return "\n".join([*aligned(rows), "", story, *notes])
+        return "\n".join([*aligned(rows), "", story, *self._budget(), *notes])
+
+    def _budget(self) -> list[str]:
+        several = [s for s in self.standings if s.stages > 1]
+        stopped = len({s.steps for s in self.standings if s.steps is not None}) > 1
+        said = f"Each had {'at most ' * stopped}{self.epochs} epochs of training"
+        said += f" ({self.asked}, rounded up to a multiple of the stages)" if self.epochs != self.asked else ""
+        parts = ", ".join(f"{s.variant} {s.stages} x {self.epochs // s.stages}" for s in several)
+        return [said + (f", over all stages together: {parts}." if parts else ".")]
 
     def to_json(self) -> dict[str, Any]:
         """Numbers of every variant, in order."""
-        return {"format": FORMAT, "label": self.label, "variants": [self._numbers(s) for s in self.standings]}
+        about = {"format": FORMAT, "label": self.label, "quantity": self.quantity, "epochs": self.epochs}
+        return {**about, "variants": [self._numbers(s) for s in self.standings]}
 
     def _row(self, s: Standing) -> list[str]:
-        n, best = self._numbers(s), self.standings[0].variant
-        away = (
-            "" if s.variant == best or n["difference"] is None else f"{n['difference']:.2f} +- {n['difference_se']:.2f}"
-        )
+        n = self._numbers(s)
+        away = "" if n["difference"] is None else f"{n['difference']:.2f} +- {n['difference_se']:.2f}"
         shares = (n["one_given"], n["all_given"], n["label_accuracy"], n["joint_coherence"])
         return [
             s.variant.replace("_", "-"),
@@ -91,16 +119,18 @@ class Contest:
             away,
             "-" if n["unreliable"] is None else percent(n["unreliable"]),
             *("-" if x is None else percent(x) for x in shares),
+            "-" if s.steps is None else f"{s.steps:,}",
             "-" if s.seconds is None else f"{s.seconds:.0f}",
         ]
 
     def _numbers(self, s: Standing) -> dict[str, Any]:
         ev, pairs = s.evidence, self.comparison
         apart = None
-        if ev is not None and pairs is not None and s.variant != pairs.best:
+        if pairs is not None and s.variant in pairs.names[1:]:
             apart = pairs.difference(s.variant, pairs.best)
         return {
             "variant": s.variant,
+            "quantity": None if ev is None else ev.quantity,
             "log_p": None if ev is None else ev.mean,
             "se": None if ev is None else ev.mean_se,
             "difference": None if apart is None else apart.mean,
@@ -110,6 +140,8 @@ class Contest:
             "all_given": s.accuracy(None, but=self.label),
             "label_accuracy": None if self.label is None else s.accuracy(None, target=self.label),
             "joint_coherence": None if s.metrics is None else s.metrics.get("joint_coherence", {}).get("value"),
+            "steps": s.steps,
+            "stages": s.stages,
             "seconds": s.seconds,
             "why": s.why,
         }
@@ -131,10 +163,15 @@ def contest(
     """Train each variant with the same settings, evaluate all on the same test rows, write `contest.json`.
 
     Every variant has a run in a folder of its own below `folder`; one that is trained is not trained again, and one
-    that was interrupted goes on.  A variant that cannot be built on these data, or has no likelihood, says why.
+    that was interrupted goes on.  A variant that cannot be built on these data, or has no likelihood, says why; one
+    that models a part of the data only shows its number, and is compared with none.
+
+    Budgets are equal: one that trains in stages has the epochs divided over them, so that all make as many steps
+    unless `patience` ends a training.  For that the epochs of all are rounded up to a multiple of the stages.
 
     Args:
-        common: data, epochs, latent dimensions, optimiser; its variant is replaced.
+        common: data, epochs, latent dimensions, optimiser; its variant is replaced.  Its seed is that of training, of
+            the draws for log p(X) and of what is generated.
         k, rows, refine: for log p(X): draws per row, the first so many test rows, with refined proposals.
         coherence: measure what is generated too, by classifiers trained on the data, if these have labels.
 
@@ -145,21 +182,21 @@ def contest(
     """
     if not names or len(set(names)) < len(names):
         raise ValueError(f"a contest is between different variants, got {list(names)}")
-    splits, found = load_data(common), []
-    for name in names:
-        settings = replace(common, variant=name)
-        try:
-            build_recipe(settings, splits)
-        except ValueError as refusal:
-            found.append(Standing(name, why=str(refusal)))
-            continue
-        tell(f"{name}: training")
-        run = trained(settings, Path(folder) / name, device, progress=progress)
-        found.append(_measured(run, k, rows, refine, coherence and splits.label is not None, tell))
-    if all(s.seconds is None for s in found):
+    splits = load_data(common)
+    stages, found = _stages(names, common, splits)
+    if not stages:
         raise ValueError("; ".join(f"{s.variant}: {s.why}" for s in found))
-    order = sorted(found, key=lambda s: -s.evidence.mean if s.evidence is not None else float("inf"))
-    done = Contest(tuple(order), splits.label)
+    each = lcm(*stages.values())
+    epochs = each * ceil(common.epochs / each)
+    for name, several in stages.items():
+        tell(f"{name}: training")
+        settings = replace(common, variant=name, epochs=epochs // several)
+        run = trained(settings, Path(folder) / name, device, progress=progress)
+        standing = _measured(run, k, rows, refine, coherence and splits.label is not None, tell)
+        found.append(replace(standing, stages=several))
+    test = splits.test if rows is None else splits.test[:rows]
+    done = Contest(tuple(found), splits.label, quantity_of(None, test), epochs, common.epochs)
+    done = replace(done, standings=tuple(sorted(found, key=lambda s: _place(s, done.whole(s)))))
     write_json(Path(folder) / CONTEST, done.to_json())
     return done
 
@@ -183,16 +220,39 @@ def trained(settings: Settings, folder: Path, device: str = "auto", *, progress:
     return run
 
 
+def _stages(names: Sequence[str], common: Settings, splits: Splits) -> tuple[dict[str, int], list[Standing]]:
+    """Numbers of stages of the variants that can be built, and why others cannot."""
+    stages, refused = {}, []
+    for name in names:
+        try:
+            recipe = build_recipe(replace(common, variant=name), splits)
+        except ValueError as refusal:
+            refused.append(Standing(name, why=str(refusal)))
+            continue
+        stages[name] = len(recipe.stages or [None])
+    return stages, refused
+
+
+def _place(s: Standing, whole: bool) -> tuple[int, float]:
+    """The order in the table."""
+    return (2, 0.0) if s.evidence is None else (0 if whole else 1, -s.evidence.mean)
+
+
 def _measured(
     run: Run, k: int, rows: int | None, refine: bool, coherence: bool, tell: Callable[[str], object]
 ) -> Standing:
-    name, evidence, why = run.settings.variant, None, ""
+    name, seed, evidence, metrics, why = run.settings.variant, run.settings.seed, None, None, []
     tell(f"{name}: log-likelihood")
     try:
-        evidence = evidence_of_run(run, None, (), k, rows, refine, 0)
+        evidence = evidence_of_run(run, None, (), k, rows, refine, seed)
+        if evidence.quantity.removeprefix("pseudo-") != quantity_of(None, run.test_rows(rows)):
+            why.append(f"{evidence.quantity} only")
     except NoLikelihood as reason:
-        why = str(reason)
-    metrics = (
-        evaluate_metrics(run, ["coherence"], rows=rows, tell=lambda x: tell(f"{name}: {x}")) if coherence else None
-    )
-    return Standing(name, run.record["seconds"], evidence, metrics, why)
+        why.append(str(reason))
+    if coherence:
+        try:
+            metrics = evaluate_metrics(run, ["coherence"], rows=rows, seed=seed, tell=lambda x: tell(f"{name}: {x}"))
+        except ValueError as reason:  # a model of one modality generates nothing from another
+            why.append(str(reason))
+    steps = run.record["epochs"] * ceil(len(cast(Sized, run.splits.train)) / run.settings.batch_size)
+    return Standing(name, run.record["seconds"], steps, 1, evidence, metrics, "; ".join(why))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ import torch
 from pyro_mm.cli import main
 from pyro_mm.contest import Contest, contest
 from pyro_mm.metrics import evaluate_metrics
-from pyro_mm.run_comparison import compare_runs
+from pyro_mm.run_comparison import compare_runs, evidence_of_run
 from pyro_mm.runs import open_run
 from pyro_mm.settings import Settings
 
@@ -46,6 +48,49 @@ def test_what_has_no_likelihood_says_why(played) -> None:
     last = found.standings[-1]
     assert last.evidence is None and "no density of the data" in last.why and last.metrics is not None
     assert "mmvm: " in repr(found) and json.loads((folder / "contest.json").read_text()) == found.to_json()
+
+
+def test_a_model_of_less_shows_its_number_and_is_compared_with_none(tmp_path) -> None:
+    """`vae` models the image alone, and nothing from anything else; `cvae` models the image given its label."""
+    found = contest(["vae", "cvae", "mvae", "mopoe"], COMMON, tmp_path, **HOW)
+    assert [s.variant for s in found.standings[2:]] == ["vae", "cvae"]
+    assert found.comparison.names == tuple(s.variant for s in found.standings[:2])
+    numbers = {v["variant"]: v for v in json.loads((tmp_path / "contest.json").read_text())["variants"]}
+    vae, cvae = numbers["vae"], numbers["cvae"]
+    assert vae["quantity"] == "log p(image)" and vae["difference"] is None
+    assert vae["why"].startswith("log p(image) only; ") and "accuracy needs a source" in vae["why"]
+    assert cvae["log_p"] is None and cvae["quantity"] is None and "given label" in cvae["why"]
+    assert cvae["one_given"] is not None and numbers["mvae"]["quantity"] == "log p(image, label)"
+    said = repr(found)
+    assert "vae: log p(image) only" in said and f"{vae['log_p']:.2f} +-" in said
+    alone = contest(["vae"], COMMON, tmp_path, coherence=False, **HOW)
+    assert alone.comparison is None and "log p(image) only" in repr(alone)
+
+
+def test_every_variant_makes_as_many_steps_in_however_many_stages(tmp_path) -> None:
+    """3 epochs do not divide by 2 stages, so that all have 4: of 1,258 rows in minibatches of 256 that is 20 steps."""
+    how = {**HOW, "k": 2, "rows": 2}
+    found = contest(["mvae", "scan", "avae_staged"], replace(COMMON, epochs=3), tmp_path, coherence=False, **how)
+    numbers = {v["variant"]: v for v in json.loads((tmp_path / "contest.json").read_text())["variants"]}
+    assert {n: (v["steps"], v["stages"]) for n, v in numbers.items()} == {
+        "mvae": (20, 1), "scan": (20, 2), "avae_staged": (20, 2),
+    }  # fmt: skip
+    for name in numbers:
+        rows = list(csv.DictReader((Path(tmp_path) / name / "log.csv").open()))
+        assert len(rows) == 4 and int(rows[-1]["step"]) == 20
+    said = repr(found)
+    assert "Each had 4 epochs of training (3, rounded up to a multiple of the stages)" in said
+    assert "scan 2 x 2" in said and "avae_staged 2 x 2" in said and "steps" in said.splitlines()[0]
+    least = contest(["scan"], replace(COMMON, epochs=1), tmp_path / "least", coherence=False, **how)
+    assert least.epochs == 2 and least.standings[0].steps == 10
+
+
+def test_the_seed_is_that_of_the_draws_too(tmp_path) -> None:
+    settings = replace(COMMON, seed=3)
+    (one,) = contest(["mvae"], settings, tmp_path, coherence=False, **HOW).standings
+    run = open_run(tmp_path / "mvae")
+    same, other = (evidence_of_run(run, None, (), 30, 40, False, seed).estimate for seed in (3, 0))
+    assert torch.equal(one.evidence.estimate, same) and not torch.equal(one.evidence.estimate, other)
 
 
 def test_what_is_trained_is_not_trained_again(played) -> None:

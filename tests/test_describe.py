@@ -119,7 +119,7 @@ LAYERS = {
     # MFM's factor of the label is the shared one: no private latent.
     "mfm": (
         "p(z) " + WITH_PRIVATE.replace("p(w_label) p(label | z, w_label)", "p(label | z)"),
-        f"{TOP} " + each("q(w_{m} | {m})", ("image", "caption")),
+        "q(z | image, caption) " + each("q(w_{m} | {m})", ("image", "caption")),
     ),
 }
 

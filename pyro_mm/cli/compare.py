@@ -19,9 +19,10 @@ EXAMPLES = """\
 STORY = """\
 Which run's model gives held-out rows the higher likelihood?  Differences are paired by row, so
 that what makes a row easy or hard for both cancels; a warning says when rows with an unreliable
-estimate (k-hat) decide.  With --variants they are trained first, all with the same settings, and
-coherence, accuracy and time stand beside the likelihoods.  With --guides the guides of variants
-are trained on the model of one run, which stays as it is, and their bounds compared."""
+estimate (k-hat) decide.  With --variants they are trained first, all with the same settings and
+as many steps, and coherence, accuracy and time stand beside the likelihoods.  With --guides the
+guides of variants are trained on the model of one run, which stays as it is, and their bounds
+compared."""
 SETTINGS = ("data", "epochs", "dim", "batch_size", "lr", "patience")
 
 
@@ -37,7 +38,7 @@ def _fill(p: Parser) -> None:
     p.add_argument("-k", type=count, default=1000, metavar="K", help="draws per row (default: 1000)")
     p.add_argument("--rows", type=count, metavar="N", help="the first N test rows only")
     p.add_argument("--no-refine", action="store_true", help="draw from the guides themselves")
-    p.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws (default: 0)")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws, and of training (default: 0)")
     p.add_argument("--root", metavar="DIR", help="where the data are (now, if they have moved)")
     new = p.add_argument_group("training variants or guides first")
     new.add_argument(
@@ -48,7 +49,9 @@ def _fill(p: Parser) -> None:
     )
     new.add_argument("--out", type=Path, default=Path("runs/contest"), metavar="DIR", help="(default: runs/contest)")
     new.add_argument("--data", metavar="NAME", help="the data set (default: digits)")
-    new.add_argument("--epochs", type=count, metavar="N", help="of each (default: 100, of guides 30)")
+    new.add_argument(
+        "--epochs", type=count, metavar="N", help="of each, over all its stages (default: 100, of guides 30)"
+    )
     new.add_argument("--dim", type=count, metavar="N", help="latent dimensions (default: 16)")
     new.add_argument("--batch-size", type=count, metavar="N", help="rows per step (default: 128)")
     new.add_argument("--lr", type=above_zero, metavar="X", help="Adam's learning rate (default: 0.001)")

@@ -10,6 +10,7 @@ from pyro_mm.guides.fusion import (
     barycentre,
     mixture_of_experts,
     mixture_of_products,
+    product_of_a_subset,
     product_of_experts,
     product_of_posteriors,
 )
@@ -79,6 +80,7 @@ __all__ = [
     "mixture_with_prior",
     "perceptual_dropout",
     "prior",
+    "product_of_a_subset",
     "product_of_experts",
     "product_of_posteriors",
     "product_without_prior",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -40,6 +40,10 @@ class BottomUp(nn.Module):
         """The modalities it can see."""
         return tuple(self.encoders)
 
+    def latent_sites(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The latents it infers from these modalities."""
+        return (*(s for m in names for s in reversed(branch_sites(m, len(self.encoders[m])))), "z")  # type: ignore[arg-type]
+
     def forward(self, batch: Batch) -> None:
         with pyro.plate("data", len(batch), dim=-1):
             codes = {m: self._climb(m, own, batch) for m, own in self.encoders.items() if m in batch.x}
@@ -74,6 +78,15 @@ class Unimodal(nn.Module):
     def names(self) -> tuple[str, ...]:
         """The modalities it can see."""
         return tuple(self.encoders)
+
+    @property
+    def printed_each(self) -> str:
+        """One of its posteriors, as objectives print it."""
+        return "q(z_m | x_m)"
+
+    def latent_sites(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The latents it infers from these modalities."""
+        return tuple(f"z_{m}" for m in names)
 
     def forward(self, batch: Batch) -> None:
         with pyro.plate("data", len(batch), dim=-1):

@@ -90,6 +90,10 @@ class Enumerated(nn.Module):
         """The modalities it can see."""
         return self.guide.names
 
+    def latent_sites(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Class and latent."""
+        return ("c", "z")
+
     def forward(self, batch: Batch) -> None:
         log_q, loc, scale = self.guide.experts_of(batch)
         with pyro.plate("data", len(batch), dim=-1):
@@ -103,6 +107,8 @@ class Enumerated(nn.Module):
 class Classifier(nn.Module):
     """label ~ q(c | x), observed: a model of labels, whose likelihood trains the classifier."""
 
+    symbol = "q"
+
     def __init__(self, guide: ClassExperts) -> None:
         super().__init__()
         self.guide = guide
@@ -111,6 +117,14 @@ class Classifier(nn.Module):
     def names(self) -> tuple[str, ...]:
         """The label."""
         return (self.guide.label,)
+
+    def latent_sites(self, names: Sequence[str]) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def parents_of(self, m: str) -> tuple[str, ...]:
+        """What the label is read from."""
+        return tuple(self.guide.features.names)
 
     def forward(self, batch: Batch) -> None:
         seen = presence(batch, self.guide.label) & batch.present(self.guide.features.names)

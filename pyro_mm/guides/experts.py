@@ -35,6 +35,8 @@ class Experts(nn.Module):
 
     symbol: str = "q"
     """What it is called in printed objectives."""
+    printed_members: tuple[str, ...] = ()
+    """The components of its mixture, in printed objectives."""
 
     def __init__(self, encoders: Mapping[str, nn.Module], fuse: Fusion, prior: nn.Module | None = None) -> None:
         super().__init__()

@@ -22,6 +22,7 @@ __all__ = [
     "barycentre",
     "mixture_of_experts",
     "mixture_of_products",
+    "product_of_a_subset",
     "product_of_experts",
     "product_of_posteriors",
 ]
@@ -29,6 +30,8 @@ __all__ = [
 Fusion = Callable[..., dist.TorchDistribution]
 LocScale = tuple[Tensor | float, Tensor | float]
 STANDARD: LocScale = (0.0, 1.0)
+LISTED = 20
+"""Modalities of which all subsets are listed at most: a million."""
 
 
 def product_of_experts(loc: Tensor, scale: Tensor, mask: Tensor, prior: LocScale = STANDARD) -> dist.TorchDistribution:
@@ -95,6 +98,17 @@ def mixture_of_products(loc: Tensor, scale: Tensor, mask: Tensor, prior: LocScal
     return Mixture(*products, present)
 
 
+def product_of_a_subset(loc: Tensor, scale: Tensor, mask: Tensor, prior: LocScale = STANDARD) -> dist.TorchDistribution:
+    """p(z) prod_{m in T} N(z; loc_m, scale_m^2), normalised; T drawn anew at every call and for every row, uniformly
+    among the non-empty subsets of what is present.
+
+    For training with many modalities: a draw from a component of `mixture_of_products` at the cost of one product, M
+    experts instead of 2^M - 1 subsets.  What is linear in the mixture, as MoPoE's bound, has it for an unbiased
+    estimate.  Its density is the component's: likelihoods need that of the mixture.
+    """
+    return product_of_experts(loc, scale, _subset_of(mask), prior)
+
+
 def barycentre(loc: Tensor, scale: Tensor, mask: Tensor, prior: LocScale = STANDARD) -> dist.TorchDistribution:
     """2-Wasserstein barycentre of the present diagonal Gaussians: mean of means, mean of standard deviations."""
     seen = mask.unsqueeze(-1)
@@ -103,6 +117,19 @@ def barycentre(loc: Tensor, scale: Tensor, mask: Tensor, prior: LocScale = STAND
     share = count.clamp(min=1)
     mean = (torch.where(seen, loc, 0.0).sum(-2)) / share + empty * prior[0]
     return diagonal(mean, torch.where(seen, scale, 0.0).sum(-2) / share + empty * prior[1])
+
+
+def _subset_of(mask: Tensor) -> Tensor:
+    """Of every row's present modalities a non-empty subset, drawn uniformly; nothing of nothing.
+
+    The place of the first member is geometric, 1/2, 1/4, ..., cut off at n and renormalised; what comes after it is
+    there or not by the toss of a coin: no weight depends on 2^n, which would overflow.
+    """
+    place, n = mask.cumsum(-1) - 1, mask.sum(-1, keepdim=True)
+    u = torch.rand(n.shape, dtype=torch.float64, device=mask.device)
+    first = (-torch.log2(1.0 - u * (1.0 - 0.5**n))).long().clamp(max=n - 1)
+    tossed = torch.rand(mask.shape, device=mask.device) < 0.5
+    return mask & ((place == first) | ((place > first) & tossed))
 
 
 def _product(
@@ -137,6 +164,15 @@ def appended(values: Tensor, last: Tensor | float) -> Tensor:
 
 @cache
 def membership(m: int) -> Tensor:
-    """Membership matrix `(2^M, M)` of all subsets by size, the empty one last."""
+    """Membership matrix `(2^M, M)` of all subsets by size, the empty one last.
+
+    Raises:
+        ValueError: too many to list.
+    """
+    if m > LISTED:
+        raise ValueError(
+            f"{m} modalities have 2^{m} subsets, which a mixture over all of them would list.  Train with "
+            "`product_of_a_subset` (`mopoe(..., sampled=True)`), and use `product_of_experts` for likelihoods"
+        )
     groups = [s for r in range(1, m + 1) for s in combinations(range(m), r)] + [()]
     return torch.tensor([[i in s for i in range(m)] for s in groups], dtype=torch.bool).reshape(-1, m)

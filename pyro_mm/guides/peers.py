@@ -25,6 +25,16 @@ class Peers(Unimodal):
 
     symbol: str = "h"
 
+    @property
+    def printed_each(self) -> str:
+        """One of its latents' distributions, as objectives print it."""
+        return f"{self.symbol}(z_m | {', '.join(self.names)})"
+
+    @property
+    def printed_members(self) -> tuple[str, ...]:
+        """The components of h, as objectives print them."""
+        return tuple(f"q(z_m | {m})" for m in self.names)
+
     def forward(self, batch: Batch) -> None:
         h = mixture_of_experts(*opinions(self.encoders, batch))
         with pyro.plate("data", len(batch), dim=-1):

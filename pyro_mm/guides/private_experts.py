@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -37,6 +37,10 @@ class PrivateExperts(nn.Module):
         shared = tuple(self.shared.names)
         return (*shared, *(m for m in self.private if m not in shared))
 
+    def latent_sites(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The latents it infers from these modalities."""
+        return ("z", *(f"{self.letter}_{m}" for m in names if m in self.private))
+
     def forward(self, batch: Batch) -> None:
         self.infer(batch, batch)
 
@@ -59,6 +63,11 @@ class SharedGiven(Given):
         super().__init__(program, shown)
         if not isinstance(program, PrivateExperts):
             raise TypeError(f"shared_given() is for a PrivateExperts guide, got {type(program).__name__}")
+
+    def printed_factors(self) -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
+        """Latents and what they are inferred from, as objectives print them."""
+        z, *own = self.program.latent_sites(self.program.names)
+        return ((z,), self.shown), (tuple(own), tuple(self.program.private))
 
     def forward(self, batch: Batch) -> None:
         self.program.infer(batch.only(*self.shown), batch)

@@ -81,6 +81,11 @@ class TopDown(nn.Module):
         """The modalities it can see."""
         return tuple(self.evidences)
 
+    def latent_sites(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The latents it infers from these modalities."""
+        own = [s for m in names if m in self.private for s in branch_sites(m, len(self.private[m]))]  # type: ignore[arg-type]
+        return ("z", *trunk_sites(len(self.model.trunk)), *own)
+
     def forward(self, batch: Batch) -> None:
         seen = [m for m in self.evidences if m in batch.x]
         h = {m: self.evidences[m].features(batch.x[m]) for m in seen}  # type: ignore[operator]

@@ -53,6 +53,10 @@ class Classed(nn.Module):
         """The modalities it generates."""
         return (*self.decoders, self.label)
 
+    def parents_of(self, m: str) -> tuple[str, ...]:
+        """The latents that x_m, or the label, depends on."""
+        return ("c",) if m == self.label else ("z", "c")
+
     def forward(self, batch: Batch) -> None:
         with pyro.plate("data", len(batch), dim=-1):
             z = pyro.sample("z", self.prior())

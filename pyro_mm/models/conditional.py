@@ -38,6 +38,10 @@ class Conditional(nn.Module):
         """The modality it generates."""
         return (self.target,)
 
+    def parents_of(self, m: str) -> tuple[str, ...]:
+        """The latent, and what is given, that x depends on."""
+        return ("z", *self.conditioned_on)
+
     def forward(self, batch: Batch) -> None:
         with pyro.plate("data", len(batch), dim=-1):
             z = pyro.sample("z", self.prior())

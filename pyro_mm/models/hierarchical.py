@@ -53,6 +53,10 @@ class Hierarchical(nn.Module):
         """The modalities it generates."""
         return tuple(self.decoders)
 
+    def parents_of(self, m: str) -> tuple[str, ...]:
+        """The latent that x_m is decoded from."""
+        return (f"z_{m}",) if m in self.branches else (("z", *trunk_sites(len(self.trunk)))[-1],)
+
     def forward(self, batch: Batch) -> None:
         with pyro.plate("data", len(batch), dim=-1):
             shared = [pyro.sample("z", self.prior())]
@@ -97,6 +101,10 @@ class Independent(nn.Module):
     def names(self) -> tuple[str, ...]:
         """The modalities it generates."""
         return tuple(self.decoders)
+
+    def parents_of(self, m: str) -> tuple[str, ...]:
+        """The latent that x_m is decoded from."""
+        return (f"z_{m}",)
 
     def forward(self, batch: Batch) -> None:
         with pyro.plate("data", len(batch), dim=-1):

@@ -74,7 +74,7 @@ class VampPrior(nn.Module):
         self, encoders: Mapping[str, Encoder], fuse: Callable[..., dist.TorchDistribution], count: int = 50
     ) -> None:
         super().__init__()
-        self.inputs = nn.ModuleDict({m: PseudoSamples(encoder, count) for m, encoder in encoders.items()})
+        self.inputs = nn.ModuleDict({m: PseudoSamples(encoder, count, f"p_{m}") for m, encoder in encoders.items()})
         self.fuse = fuse
 
     def moments(self) -> tuple[Tensor, Tensor, Tensor]:

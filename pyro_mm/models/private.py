@@ -49,10 +49,14 @@ class Private(nn.Module):
         """The modalities it generates."""
         return tuple(self.decoders)
 
-    def forward(self, batch: Batch) -> None:
-        self.program(batch, dict(self.private.items()))
+    def parents_of(self, m: str) -> tuple[str, ...]:
+        """The latents that x_m is decoded from."""
+        return ("z", f"w_{m}") if m in self.private else ("z",)
 
-    def program(self, batch: Batch, private: Mapping[str, nn.Module]) -> None:
+    def forward(self, batch: Batch) -> None:
+        self.sites(batch, dict(self.private.items()))
+
+    def sites(self, batch: Batch, private: Mapping[str, nn.Module]) -> None:
         """The model with these priors of the private latents in place of its own."""
         with pyro.plate("data", len(batch), dim=-1):
             z = pyro.sample("z", self.prior())
@@ -85,7 +89,7 @@ class WithPriors(nn.Module):
         return self.model.names
 
     def forward(self, batch: Batch) -> None:
-        self.model.program(batch, {**self.model.private, **self.priors})
+        self.model.sites(batch, {**self.model.private, **self.priors})
 
 
 def joined(z: Tensor, w: Tensor) -> Tensor:

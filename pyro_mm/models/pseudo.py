@@ -22,13 +22,14 @@ class PseudoSamples(nn.Module):
     Args:
         encoder: shared with a guide.
         count: N.
+        symbol: what objectives print for p.
     """
 
-    def __init__(self, encoder: Encoder, count: int) -> None:
+    def __init__(self, encoder: Encoder, count: int, symbol: str = "p") -> None:
         super().__init__()
         if count < 1:
             raise ValueError(f"at least 1 pseudo-sample, got {count}")
-        self.encoder = encoder
+        self.encoder, self.symbol = encoder, symbol
         shape = encoder.modality.likelihood.feature_shape(encoder.modality.shape)
         self.u = nn.Parameter(torch.rand(count, *shape))
 

@@ -11,15 +11,24 @@ from torch.distributions import kl_divergence
 
 from pyro_mm.batch import Batch
 from pyro_mm.distributions import Mixture
-from pyro_mm.handlers import Given, InSubsets, Program, Scale, frozen, masked, particles, rows_of
+from pyro_mm.handlers import Given, Program, Scale, frozen, masked, particles, rows_of
 from pyro_mm.objectives.algebra import Objective, Term
 from pyro_mm.objectives.components import component_kl
-from pyro_mm.objectives.formula import over_subsets, q_of, targets_of, tex, views_of
+from pyro_mm.objectives.formula import (
+    beta_of,
+    divergences,
+    expected,
+    likelihood_of,
+    over_subsets,
+    prior_of,
+    q_of,
+    sites_of,
+    targets_of,
+    tex,
+)
 from pyro_mm.objectives.scaling import Weights, known_weights
-from pyro_mm.objectives.schedules import Schedule, symbol_of, value_of
+from pyro_mm.objectives.schedules import Schedule, value_of
 from pyro_mm.weights import Run, Site, replay, run_pair
-
-SHOWN = 8  # divergences of a sum over subsets in its formula
 
 __all__ = ["componentwise_elbo", "componentwise_kl", "elbo", "kl", "nll"]
 
@@ -198,25 +207,17 @@ class Elbo(Term):
         return (q.log_prob() - p.log_prob()).sum()
 
     def formula(self) -> str:
-        x, q = targets_of(self.model), q_of(self.guide)
-        if isinstance(self.guide, InSubsets) and not getattr(self.model, "whole", False):
-            x = "x_S"
-        plain = self.beta == 1.0 and not self.likelihood_weights
+        q, p = q_of(self.guide), prior_of(self.model, self.guide)
+        likelihood = likelihood_of(self.model, self.guide, self.likelihood_weights)
+        if not sites_of(self.model):  # a model of labels, without latents
+            return likelihood if " + " not in likelihood else f"({likelihood})"
+        plain = self.beta == 1.0 and not self.likelihood_weights and p.startswith("p(")
         if plain and self.kl_kind != "components":
-            body = f"ELBO({x}; {q})"
+            body = f"ELBO({targets_of(self.model, self.guide)}; {q})"
         else:
-            beta = "" if self.beta == 1.0 else symbol_of(self.beta, "beta") + " "
-            p = " + ".join(self._weighted_likelihoods())
-            divergence = f"mean_j KL({q}_j || p(z))" if self.kl_kind == "components" else f"KL({q} || p(z))"
-            body = f"(E_{q}[{p}] - {beta}{divergence})"
-        return over_subsets(body, self.guide)
-
-    def _weighted_likelihoods(self) -> list[str]:
-        out = []
-        for m in getattr(self.model, "names", ("x",)):
-            w = self.likelihood_weights.get(m, 1.0)
-            out.append(("" if w == 1.0 else symbol_of(w, "lambda") + " ") + f"log p({m} | z)")
-        return out
+            divergence = f"mean_j KL({q}_j || {p})" if self.kl_kind == "components" else f"KL({q} || {p})"
+            body = f"({expected(q)}[{likelihood}] - {beta_of(self.beta)}{divergence})"
+        return over_subsets(body, self.guide, self.model, self.likelihood_weights)
 
     def latex(self) -> str:
         return tex(self.formula())
@@ -228,12 +229,7 @@ class Divergence(Elbo):
     label, sign = "kl", 1
 
     def formula(self) -> str:
-        kind = "mean_j KL_j" if self.kl_kind == "components" else "KL"
-        left, right = views_of(self.guide), views_of(self.model)
-        n = max(len(left), len(right))
-        pairs = zip(left * (n // len(left)), right * (n // len(right)), strict=True)
-        shown = [f"{kind}({q} || {p})" for q, p in pairs]
-        return shown[0] if n == 1 else f"({' + '.join(shown[:SHOWN])}{' + ...' if n > SHOWN else ''})"
+        return divergences(self.guide, self.model, self.kl_kind == "components")
 
     def _total(self, pair: Run, scored: dict[str, Site], rows: int) -> Tensor:
         loss = super()._total(pair, scored, rows)
@@ -247,9 +243,9 @@ class Reconstruction(Elbo):
     label, sign = "reconstruction", -1
 
     def formula(self) -> str:
-        part = isinstance(self.guide, InSubsets) and not getattr(self.model, "whole", False)
-        seen = ["log p(x_S | z)"] if part and not self.likelihood_weights else self._weighted_likelihoods()
-        return over_subsets(f"E_{q_of(self.guide)}[{' + '.join(seen)}]", self.guide)
+        likelihood = likelihood_of(self.model, self.guide, self.likelihood_weights)
+        body = f"{expected(q_of(self.guide))}[{likelihood}]"
+        return over_subsets(body, self.guide, self.model, self.likelihood_weights)
 
 
 def frozen_weighted(term: Elbo, rows: Tensor | None) -> Program:

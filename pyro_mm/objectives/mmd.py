@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_mm.batch import Batch
 from pyro_mm.handlers import Program
 from pyro_mm.objectives.algebra import Objective, Term
-from pyro_mm.objectives.formula import q_of, tex
+from pyro_mm.objectives.formula import prior_of, q_of, tex
 from pyro_mm.weights import Site, run
 
 __all__ = ["discrepancy", "mmd"]
@@ -53,7 +53,7 @@ class Discrepancy(Term):
         return loss
 
     def formula(self) -> str:
-        return f"MMD({q_of(self.guide)}, p(z))"
+        return f"MMD({q_of(self.guide)}, {prior_of(self.model, self.guide)})"
 
     def latex(self) -> str:
         return tex(self.formula())

@@ -15,7 +15,17 @@ from pyro_mm.distributions import independent_components
 from pyro_mm.handlers import Program, frozen, given, masked, particles, rows_of
 from pyro_mm.objectives.algebra import Objective, Term
 from pyro_mm.objectives.elbo import require_reparameterised
-from pyro_mm.objectives.formula import q_of, targets_of, tex
+from pyro_mm.objectives.formula import (
+    beta_of,
+    expected,
+    likelihood_of,
+    over_subsets,
+    prior_of,
+    q_of,
+    sites_of,
+    targets_of,
+    tex,
+)
 from pyro_mm.objectives.scaling import Weights, known_weights
 from pyro_mm.objectives.schedules import Schedule, value_of
 from pyro_mm.weights import (
@@ -116,7 +126,23 @@ class Iwae(Term):
         return -value
 
     def formula(self) -> str:
-        return f"IWAE_{self.k}({targets_of(self.model)}; {q_of(self.guide)})"
+        q, p = q_of(self.guide), prior_of(self.model, self.guide)
+        if self._plain:
+            body = f"IWAE_{self.k}({targets_of(self.model, self.guide)}; {q})"
+        else:
+            body = f"{expected(q)} {self._mean_of_weights(f'{q} / {p}')}"
+        return over_subsets(body, self.guide, self.model, self.likelihood_weights)
+
+    @property
+    def _plain(self) -> bool:
+        """Is it the bound of the model as it stands?"""
+        standing = prior_of(self.model, self.guide).startswith("p(")
+        return self.beta == 1.0 and not self.likelihood_weights and standing
+
+    def _mean_of_weights(self, ratio: str) -> str:
+        """log 1/K sum_k of the scaled weights, `ratio` being q(z | x) / p(z)."""
+        likelihood = likelihood_of(self.model, self.guide, self.likelihood_weights)
+        return f"log mean_{self.k} exp[{likelihood} - {beta_of(self.beta)}log({ratio})]"
 
     def latex(self) -> str:
         return tex(self.formula())
@@ -136,7 +162,7 @@ class Dreg(Iwae):
         return self._loss(bound, batch)
 
     def formula(self) -> str:
-        return f"IWAE_{self.k}({targets_of(self.model)}; {q_of(self.guide)}) [DReG]"
+        return f"{super().formula()} [DReG]"
 
 
 class Looser(Iwae):
@@ -186,7 +212,19 @@ class Looser(Iwae):
         return self._loss(total, batch)
 
     def formula(self) -> str:
-        return f"looser IWAE_{self.k}({targets_of(self.model)}; {q_of(self.guide)})" + (" [DReG]" * self.doubly)
+        q, p = q_of(self.guide), prior_of(self.model, self.guide)
+        _, *private = sites_of(self.guide)
+        w = private[0].partition("_")[0] + "_" if private else ""
+        if self._plain:
+            body = f"looser IWAE_{self.k}({targets_of(self.model)}; {q})"
+        elif private:  # z by the whole guide's density, w_m by that of the expert that drew it
+            seen = ", ".join(getattr(self.guide, "names", ()))
+            ratio = f"q(z | {seen}) q({w}m | x_m) / p(z, {w}m)"
+            body = f"mean_m E_q(z, {w}m | x_m) {self._mean_of_weights(ratio)}"
+        else:
+            body = f"mean_m E_q(z | x_m) {self._mean_of_weights(f'{q} / {p}')}"
+        others = f", {w}n ~ {'r_n' if self.models else 'p'}({w}n), n != m" if private else ""
+        return body + others + " [DReG]" * self.doubly
 
 
 def doubly_reparameterised(

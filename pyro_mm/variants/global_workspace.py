@@ -36,7 +36,8 @@ def global_workspace(
     """p(z) prod_m p(x_m|z) with q(z|x_S) read from slots for which the modalities of S compete (`Workspace`).
 
     Maximises  ELBO(X) + sum over k random subsets S of ELBO(x_S; q(z|x_S)), |S| uniform in 1..M: each a bound.
-    The survey names the workspace as a way to integrate modules and gives no objective; this one is ours.
+    Of a row that lacks something X and every S count with the part that is there.  The survey names the workspace as a
+    way to integrate modules and gives no objective; this one is ours.
 
     Args:
         width, slots, top, rounds, heads: of the workspace; net: of the network that reads it.

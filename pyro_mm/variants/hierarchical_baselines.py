@@ -35,8 +35,9 @@ def hierarchical_mvae(
     """The paper's MVAE baseline: NEXUS's bottom VAEs, and MVAE over their latents instead of messages.
 
     Maximises  sum_m ELBO(x_m; q(z_m|x_m)) + sum_S ELBO({z_m}_S; q(z|z_S)),  q(z|z_S) = p(z) prod_{m in S} q_m(z|z_m).
-    Arguments, and what its likelihoods refer to, as in `nexus`.  Their code leaves sound out of the term of all
-    modalities; here it is in.
+    Of a row that lacks something every S counts with the part that is there, as in `mvae`: a row of one modality out of
+    three has 4 times its own term above.  Arguments, and what its likelihoods refer to, as in `nexus`.  Their code
+    leaves sound out of the term of all modalities; here it is in.
     """
     bottoms, model, encode = _floors(modalities, dim, codes, beta, betas, gammas, optimal, frozen, weights, net)
     guide = Experts(encode, product_of_experts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pyro_mm.guides import Concatenation, JointEncoder, Surrogate
-from pyro_mm.handlers import given
+from pyro_mm.handlers import given, in_rows
 from pyro_mm.modality import Modality, decoders, encoders
 from pyro_mm.models import Joint
 from pyro_mm.objectives import Schedule, elbo, kl
@@ -27,10 +27,11 @@ def jmvae(
 ) -> Recipe:
     """p(z) prod_m p(x_m|z) with one joint encoder q(z|x_1..x_M).
 
-    Maximises E_q sum_m log p(x_m|z) - beta KL(q(z|X) || p(z)) (eq. 2).  What is missing enters the encoder as zeros.
+    Maximises E_q sum_m log p(x_m|z) - beta KL(q(z|X) || p(z)) (eq. 2).  What is missing enters the encoder as zeros, in
+    training too: a row that lacks something counts with the bound of what it has, so that the encoder learns what zeros
+    mean.  The paper's rows are complete; `jmvae_zero` counts such rows only.
     """
-    model = Joint(decoders(modalities, dim), dim)
-    guide = JointEncoder(Concatenation(modalities, dim, width), dim)
+    model, guide = _joint(modalities, dim, width)
     return Recipe("jmvae", model, guide, elbo(model, guide, beta=beta, weights=weights, analytic_kl=True))
 
 
@@ -44,9 +45,12 @@ def jmvae_zero(
 ) -> Recipe:
     """JMVAE used with missing inputs: q(z|x_1) is q(z|x_1, 0), though training saw complete rows (section 3.3).
 
-    The same model, guide and objective as `jmvae`; the paper's name for the zero-filled inference.
+    Model, guide and bound of `jmvae`, of which complete rows alone count: zeros stand for what is missing in inference
+    only, as the paper's name has it.
     """
-    return jmvae(modalities, dim, width, beta, weights)
+    model, guide = _joint(modalities, dim, width)
+    bound = elbo(in_rows(model, guide.names), guide, beta=beta, weights=weights, analytic_kl=True)
+    return Recipe("jmvae_zero", model, guide, bound)
 
 
 @page(PAPER)
@@ -68,3 +72,7 @@ def jmvae_kl(
     guide = Surrogate(JointEncoder(Concatenation(modalities, dim, width), dim), encoders(modalities, dim))
     joint = elbo(model, guide, beta=beta, weights=weights, analytic_kl=True)
     return Recipe("jmvae_kl", model, guide, joint + alpha * sum(kl(guide, given(guide, m)) for m in guide.names))
+
+
+def _joint(modalities: Sequence[Modality], dim: int, width: int) -> tuple[Joint, JointEncoder]:
+    return Joint(decoders(modalities, dim), dim), JointEncoder(Concatenation(modalities, dim, width), dim)

@@ -37,6 +37,6 @@ def mmjsd(
     model = Joint(decoders(modalities, dim), dim)
     experts, rules = encoders(modalities, dim), (mixture_of_experts, mixture_with_prior, geometric_mean)
     guide, members, dynamic = (Experts(experts, rule) for rule in rules)
-    dynamic.symbol = "f"
+    dynamic.symbol, members.printed_members = "f", (*(f"q(z | {m})" for m in experts), "p(z)")
     objective = nll(model, guide, weights=weights) + beta * componentwise_kl(members, dynamic)
     return Recipe("mmjsd", model, guide, objective)

@@ -31,9 +31,10 @@ def mvtcae(
     a bound on the reduction in total correlation of the views, alpha weighing their conditional bottlenecks.  The
     experiments have alpha 5/6 and beta 2.5.
 
-    It bounds log p(X) for alpha = 0 only, where it is the ELBO: q_m is no prior of the model.  Likelihoods are those of
-    the model.  The published ones average over K and data in the wrong layout.  In a row that lacks something the
-    divergences are those to the experts that are there.
+    It bounds log p(X) for alpha = 0 only, where it is the ELBO: q_m is no prior of the model, and KL(q(z|X) || q_m) of
+    experts that agree is the same however far they are from p(z).  Nor is it one over (M - alpha)/M, which its scale
+    would ask for.  Likelihoods are those of the model.  The published ones average over K and data in the wrong layout.
+    In a row that lacks something the divergences are those to the experts that are there.
 
     Raises:
         ValueError: `alpha` is outside [0, 1].

@@ -15,7 +15,7 @@ from pyro_mm.recipe import Paper, Recipe, page
 from pyro_mm.variants.sum_pooling import PAPER, masked_bound
 
 SMVAE = Paper(
-    "Anonymous", "Generalizing multimodal variational methods to sets", 2022, "openreview:_uR2KmSfU8g",
+    "Zhou, Duan, Chen, Chang, Lin", "Generalizing multimodal variational methods to sets", 2022, "arXiv:2212.09918",
     "joint, aggregated inference",
 )  # fmt: skip
 
@@ -57,9 +57,10 @@ def smvae(
 ) -> Recipe:
     """p(z) prod_m p(x_m|z) with q(z|x_S) from set attention, trained by evidence bounds alone.
 
-    Maximises `whole_and_random`, ELBO(X) + sum over k random subsets S of ELBO(x_S; q(z|x_S)): each a bound.  Of the
-    paper, an ICLR 2023 submission, the abstract alone was at hand: set attention for the joint posterior, and its
-    evidence bound.  Random subsets are MVAE's way of missing modalities.  Arguments as in `set_attention`.
+    Maximises `whole_and_random`, ELBO(X) + sum over k random subsets S of ELBO(x_S; q(z|x_S)): each a bound.  Of a row
+    that lacks something X and every S count with the part that is there.  Of the paper the abstract alone was at hand:
+    set attention for the joint posterior, and its evidence bound.  Random subsets are MVAE's way of missing modalities.
+    Arguments as in `set_attention`.
     """
     model, guide = _pair(modalities, dim, width, heads, layers, net)
     return Recipe("smvae", model, guide, whole_and_random(model, guide, names_of(modalities), k, beta, weights))
@@ -73,7 +74,10 @@ def whole_and_random(
     beta: float | Schedule = 1.0,
     weights: Mapping[str, float] | None = None,
 ) -> Objective:
-    """ELBO(X) + sum over k random subsets S of ELBO(x_S; q(z|x_S)), |S| uniform in 1..M, as a loss."""
+    """ELBO(X) + sum over k random subsets S of ELBO(x_S; q(z|x_S)), |S| uniform in 1..M, as a loss.
+
+    Of a row that lacks something each counts with the part that is there, one with nothing left not at all.
+    """
     subsets = RandomSubsets(names, k, [names], sizes=(1, len(names)))
     return elbo(in_subsets(model, subsets), in_subsets(guide, subsets), beta=beta, weights=weights, analytic_kl=True)
 

@@ -1,4 +1,4 @@
-"""The VAE of one modality (or of several as if they were one): the baseline for log p(x)."""
+"""The VAE of one modality (the first of those given): the baseline for log p(x)."""
 
 from __future__ import annotations
 

@@ -67,11 +67,28 @@ def test_python_dash_m_is_the_same_program():
 def test_list_names_everything_on_one_line_each(capsys):
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= 100
-    first = [line.split()[0] for line in lines if line.startswith("  ")]
+    assert max(map(len, lines)) <= 120
+    _, *first = [line.split()[0] for line in lines if line.startswith("  ")]
     variants_first, sets = first[: len(variants.__all__)], first[len(variants.__all__) :]
     assert sorted(variants_first) == sorted(v.replace("_", "-") for v in variants.__all__)
     assert sets == list(available())
+
+
+def test_list_says_what_tells_variants_apart(capsys):
+    """Guide, terms, rows, stages, paper: of the systems with one model, no two lines are alike but for the name."""
+    assert main(["list"]) == 0
+    lines = {line.split()[0]: line.split(None, 1)[1] for line in capsys.readouterr().out.splitlines() if "  " in line}
+    cells = {name: re.split(r"  +", line.strip()) for name, line in lines.items()}
+    assert cells["mvae"] == ["product of experts", "elbo over S", "anything", "1", "Wu & Goodman 2018"]
+    assert cells["mvae-sampled"][1] == "elbo over drawn S" and cells["mmvae-dreg"][1] == "looser iwae"
+    assert cells["scan"] == ["product of posteriors", "elbo + kl", "by stage", "2", "Higgins et al. 2018"]
+    assert cells["m2"] == ["class experts", "elbo + log q", "image or text", "1", "Kingma et al. 2014"]
+    assert cells["vae"][0] == "one encoder" and cells["cvae"][2] == "everything" and cells["vcca"][2] == "image"
+    assert cells["jnf"][-1] == "Senellart et al. 2025" and cells["nexus"][1] == "elbo, elbo of z_m"
+    for same in (["mvae", "mvae-sampled", "mvae-cross"], ["jmvae", "jmvae-zero"], ["mmvae", "mmvae-iwae", "mmvae-dreg"],
+                 ["mmvm", "mmvm-pairwise"], ["nexus", "nexus-elbo"], ["mopoe", "mopoe-density", "mwbvae"],
+                 ["avae", "avae-staged", "avae-wasserstein"]):  # fmt: skip
+        assert len({tuple(cells[n]) for n in same}) == len(same)
 
 
 def test_describe_shows_a_variant_and_a_run(run, tmp_path, capsys):

@@ -48,6 +48,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 LARGEST_GAP = {"mmvae": 4.0, "mmvae_iwae": 6.0, "mopoe": 2.5, "mopoe_density": 2.0}
 LARGEST_GAP |= {"mmvae_dreg": 12.0}  # scales of mean 1 over dimensions: here there is one
 LARGEST_GAP |= {"mmjsd": 2.5}
+LARGEST_GAP |= {"jmvae_zero": 2.0}  # which has never seen the zeros that stand for what is missing
 LARGEST_GAP |= {"mcvae": 2.0, "bivcca": 2.0, "vcca": 5.0, "avae": 1.5, "avae_staged": 1.5}
 LAPLACE = {"mmvae_dreg"}
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_mm import variants
 from pyro_mm.batch import Batch
-from pyro_mm.evaluation import NoLikelihood, generate, log_conditional, log_marginal, sandwich
+from pyro_mm.evaluation import generate, log_conditional, log_marginal, sandwich
 from pyro_mm.networks import Linear
 from pyro_mm.recipe import Recipe
 from pyro_mm.storage import load, save
@@ -149,13 +149,6 @@ def test_a_saved_recipe_is_the_same(name: str, tmp_path: Any) -> None:
     torch.manual_seed(0)
     first = generate(recipe.model, recipe.guide, data.only("a"), 2, seed=0)["b"].mean
     assert torch.equal(first, generate(again.model, again.guide, data.only("a"), 2, seed=0)["b"].mean)
-
-
-def test_mfm_has_no_likelihood() -> None:
-    torch.manual_seed(0)
-    recipe = variants.mfm(modalities(SIZES), 2)
-    with pytest.raises(NoLikelihood, match="MFM is trained to match"):
-        log_marginal(recipe.model, recipe.guide, Batch({m: torch.randn(3, d) for m, d in SIZES.items()}), 10)
 
 
 @pytest.mark.parametrize("name", ["nexus", "hierarchical_mvae", "hierarchical_mmvae", "muse"])

@@ -1,4 +1,4 @@
-"""Objectives of DMVAE, MMVAE+, CMVAE, MUSE and the second MHVAE against the published formulas, written by hand.
+"""Objectives of systems with private latents or several levels against the published formulas, written by hand.
 
 Sampled terms are compared in expectation: means over many draws, with their standard error.
 """
@@ -124,6 +124,12 @@ def test_mmvaeplus(name: str, k: int, beta: float) -> None:
     agree(lambda: recipe.objective(batch), by_hand)
 
 
+@pytest.mark.parametrize("name", ["dmvae", "mmvaeplus", "cmvae", "vcca_private", "mfm"])
+def test_a_misspelt_weight_of_a_model_with_private_latents_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"weights for \['d'\], but Private generates a, b, c"):
+        getattr(variants, name)(modalities(SIZES), 2, weights={"d": 3.0})
+
+
 def test_cmvae_sums_the_cluster_out() -> None:
     """log p(z) is the mixture's; p(c|z) is Bayes' rule; each is what enumeration gives."""
     torch.manual_seed(0)
@@ -177,3 +183,74 @@ def test_mhvae_of_2023_reconstructs_everything_from_every_subset() -> None:
 
     every = [s for r in (1, 2, 3) for s in combinations(SIZES, r)]
     agree(lambda: recipe.objective(batch), lambda: -torch.stack([one(s) for s in every]).mean(), 60)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("name", ["hierarchical_mvae", "hierarchical_mmvae"])
+def test_hierarchical_baselines(name: str, missing: bool) -> None:
+    """sum_m ELBO(x_m; q(z_m|x_m)) and, over draws of z_m, MVAE's sum over subsets or MMVAE's mean over experts.
+
+    Of a row that lacks something a subset counts with the part that is there, and the mixture is of what is there.
+    """
+    options = {"codes": 3, "beta": 0.7, "betas": {"b": 2.0}, "frozen": (), "optimal": (), "gammas": 2.0}
+    recipe, batch = made(name, net=Linear(), weights={"a": 2.0}, **options)
+    batch = hidden(batch, 1) if missing else batch
+    above = over_subsets if name == "hierarchical_mvae" else over_experts
+
+    def by_hand() -> Tensor:
+        total = torch.zeros(len(batch), dtype=torch.float64)
+        codes = {}
+        for m in SIZES:
+            q = recipe.guide.encoders[m][0](batch.x[m])
+            p = torch.distributions.Independent(torch.distributions.Normal(torch.zeros_like(q.base_dist.loc), 1.0), 1)
+            part = (2.0 if m == "a" else 1.0) * likelihood(recipe, batch, m, q.rsample())
+            part = part - 0.7 * (2.0 if m == "b" else 1.0) * kl_divergence(q, p)
+            total = total + torch.where(batch.mask[m], part, 0.0)
+            codes[m] = q.sample()
+        return -(total + above(recipe, batch, codes)).mean()
+
+    agree(lambda: recipe.objective(batch), by_hand, 200)
+
+
+def experts_above(recipe: Recipe, codes: dict[str, Tensor]) -> dict[str, torch.distributions.Normal]:
+    return {m: recipe.guide.top.encoders[m](z).base_dist for m, z in codes.items()}
+
+
+def code_likelihood(recipe: Recipe, codes: dict[str, Tensor], m: str, z: Tensor) -> Tensor:
+    """log N(z_m; f_m(z), 1/4), gamma being 2."""
+    mean = recipe.model.branches[m][0].net(z)
+    return torch.distributions.Normal(mean, 0.5).log_prob(codes[m]).sum(-1)
+
+
+def over_subsets(recipe: Recipe, batch: Batch, codes: dict[str, Tensor]) -> Tensor:
+    experts, total = experts_above(recipe, codes), torch.zeros(len(batch), dtype=torch.float64)
+    for s in (s for r in (1, 2, 3) for s in combinations(SIZES, r)):
+        precision, moment = torch.ones(len(batch), 2).double(), torch.zeros(len(batch), 2).double()
+        for m in s:
+            t = torch.where(batch.mask[m].unsqueeze(-1), experts[m].scale ** -2, 0.0)
+            precision, moment = precision + t, moment + t * experts[m].loc
+        q = torch.distributions.Normal(moment / precision, precision**-0.5)
+        z = q.rsample()
+        term = -0.7 * kl_divergence(q, torch.distributions.Normal(torch.zeros_like(q.loc), 1.0)).sum(-1)
+        for m in s:
+            term = term + torch.where(batch.mask[m], code_likelihood(recipe, codes, m, z), 0.0)
+        total = total + torch.where(batch.present(s), term, 0.0)
+    return total
+
+
+def over_experts(recipe: Recipe, batch: Batch, codes: dict[str, Tensor]) -> Tensor:
+    experts = experts_above(recipe, codes)
+    count = torch.stack(list(batch.mask.values())).sum(0).clamp(min=1)
+    total = torch.zeros(len(batch), dtype=torch.float64)
+    for m in SIZES:
+        z = experts[m].rsample()
+        each = torch.stack([
+            torch.where(batch.mask[n], q.log_prob(z).sum(-1), -torch.inf) for n, q in experts.items()
+        ])  # fmt: skip
+        log_q = torch.where(batch.mask[m], each.logsumexp(0) - count.log(), 0.0)
+        log_p = torch.distributions.Normal(torch.zeros_like(z), 1.0).log_prob(z).sum(-1)
+        term = 0.7 * (log_p - log_q)
+        for n in SIZES:
+            term = term + torch.where(batch.mask[n], code_likelihood(recipe, codes, n, z), 0.0)
+        total = total + torch.where(batch.mask[m], term, 0.0) / count
+    return total
