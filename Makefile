@@ -48,9 +48,13 @@ setup-cpu: | $(BIN)/python  ## the same with CPU-only torch and torchvision (Lin
 demo: $(STAMP)  ## train, evaluate and plot on real digits, on CPU; results under runs/demo
 	$(BIN)/pyro-mm demo
 
-bench: $(STAMP)  ## steps, likelihoods and many modalities beside hand-written PyTorch: docs/performance.md (half an hour)
+# Beside NumPyro and MultiVae once `.venv/bin/pip install -e '.[bench]'` has brought them. The one that takes long,
+# modalities.py, goes on where an interrupted one stopped.
+bench: $(STAMP)  ## steps, likelihoods and scaling beside hand-written PyTorch: docs/performance.md (about half an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/steps.py --out runs/bench
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/likelihood_speed.py --out runs/bench
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/scaling.py --out runs/bench
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/accuracy.py --out runs/bench
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/modalities.py --out runs/bench
 	$(BIN)/python benchmarks/report.py runs/bench docs/performance.md
 

@@ -1,25 +1,27 @@
 """What K importance draws cost: `log_marginal` of an ordinary Pyro pair beside the matrix products alone.
 
     python benchmarks/likelihood_speed.py --out runs/bench     # writes runs/bench/likelihoods.json, prints the table
+    python benchmarks/likelihood_speed.py --device cuda --k 5000          # likelihoods-cuda.json
 
-The pair of `benchmarks/plain.py` at width 512, plain importance sampling from the guide; candidates take turns, and the
-figure is the floor's CPU time over the candidate's (1: nothing but matrix products).  The package has no compiled
-passes: the one here, for this pair and no other proposal, shows what they would bring.
+The pair of `benchmarks/plain.py` at width 512, plain importance sampling from the guide; all candidates take turns in
+one process, and the figure is the floor's time over the candidate's (1: nothing but matrix products).  The package
+has no compiled passes: the one here, for this pair and no other proposal, shows what they would bring.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import plain
 import pyro
 import torch
+from measuring import Missing, Times, in_turn, made, save
+from steps import NO_BF16, has_bf16
 from torch import nn
 
 from pyro_mm import log_marginal
@@ -34,7 +36,8 @@ from pyro_mm.training.capture import can_compile
 WIDTH = 512
 STOCK = "Pyro's Importance, a datum at a time"
 FLOOR = "matrix products of the decoders alone"
-FAST_BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # by instructions of its own: elsewhere it is slower
+HALF_FLOOR = "the same in bfloat16"
+OURS, HALF = "log_marginal", "log_marginal, bf16"
 
 
 def main() -> int:
@@ -43,52 +46,57 @@ def main() -> int:
     p.add_argument("--out", type=Path, default=Path("runs/bench"))
     p.add_argument("--rows", type=int, default=32)
     p.add_argument("--k", type=int, default=1000)
-    p.add_argument("--rounds", type=int, default=7)
-    p.add_argument("--chunks", type=int, nargs="+", default=[500, 1000, 2000, 4000])
+    p.add_argument("--rounds", type=int, default=6)
+    p.add_argument("--chunks", type=int, nargs="+", default=[1000, 2000, 4000])
     p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     arguments = p.parse_args()
     torch.set_num_threads(arguments.threads)
-    found = measured(arguments.rows, arguments.k, arguments.rounds, arguments.chunks)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "likelihoods.json").write_text(json.dumps(found, indent=1))
+    by, plan = made(arguments.device), {n: getattr(arguments, n) for n in ("rows", "k", "rounds", "chunks")}
+    found = measured(**plan, device=arguments.device)
+    save(path_of(arguments.out, arguments.device), by, plan, found)
     print("\n".join(table(found)))
     return 0
 
 
-def measured(rows: int, k: int, rounds: int, chunks: list[int]) -> dict[str, float]:
-    """Milliseconds of CPU per row, by candidate."""
-    encoder, image, label = plain.networks(WIDTH)
+def path_of(folder: Path, device: str) -> Path:
+    """Where the figures of a device are."""
+    return folder / ("likelihoods.json" if device == "cpu" else f"likelihoods-{device}.json")
+
+
+def measured(rows: int, k: int, rounds: int, chunks: list[int], device: str = "cpu") -> Times:
+    """Milliseconds per row, by candidate."""
+    encoder, image, label = plain.networks(WIDTH, device)
     model, guide, by_hand = plain.Model(image, label), plain.Guide(encoder), plain.Plain(encoder, image, label)
-    batch = plain.data(rows)
+    batch = plain.data(rows).to(torch.device(device))
     x, y = batch.x["x"], batch.x["label"]
-    candidates: dict[str, Callable[[], object]] = {
-        FLOOR: lambda: [products(image, label, k) for _ in range(rows)],
-        "PyTorch by hand, a datum at a time": lambda: by_hand.log_marginal(x, y, k),
-        "log_marginal": lambda: log_marginal(model, guide, batch, k, refine=False, seed=0),
-        **{
-            f"log_marginal, chunk={c}": lambda c=c: log_marginal(model, guide, batch, k, refine=False, chunk=c, seed=0)
-            for c in chunks
-        },
+    estimate = partial(log_marginal, model, guide, batch, k, refine=False, seed=0)
+    few = max(1, k // 20)  # of Pyro's draws, whose time is K times that of one
+
+    def half(run: Callable[[], object]) -> Callable[[], object]:
+        if not has_bf16(device):
+            raise Missing(NO_BF16)
+        return run
+
+    makers: dict[str, Callable[[], Any]] = {
+        FLOOR: lambda: floor((image, label), k, rows, torch.float32),
+        HALF_FLOOR: lambda: half(floor((image, label), k, rows, torch.bfloat16)),
+        "PyTorch by hand, a datum at a time": lambda: partial(by_hand.log_marginal, x, y, k),
+        OURS: lambda: estimate,
+        **{f"{OURS}, chunk={c}": lambda c=c: partial(estimate, chunk=c) for c in chunks},
+        "passes over two data, compiled": lambda: compiled_passes(model, guide, batch, k),
+        HALF: lambda: half(partial(estimate, bf16=True)),
+        STOCK: lambda: partial(stock, model, guide, batch[:1], few),
     }
-    if (compiled := compiled_passes(model, guide, batch, k)) is not None:
-        candidates["passes over two data, compiled"] = compiled
-    if FAST_BF16:
-        candidates["log_marginal, bf16"] = lambda: log_marginal(model, guide, batch, k, refine=False, bf16=True, seed=0)
-    candidates[STOCK] = lambda: stock(model, guide, batch[:1], max(1, k // 20))
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(rounds):
-        for name, run in candidates.items():
-            began = time.process_time()
-            run()
-            times[name].append(time.process_time() - began)
-    out = {name: 1e3 * statistics.median(t[1:]) / rows for name, t in times.items()}
-    return out | {STOCK: out[STOCK] * rows * k / max(1, k // 20)}  # its time is K times that of one draw
+    times = in_turn(makers, rounds, device=device)
+    data = {name: few / k if name == STOCK else rows for name in times}
+    return {name: 1e3 * t / data[name] if isinstance(t, float) else t for name, t in times.items()}
 
 
-def compiled_passes(model: nn.Module, guide: nn.Module, batch: Batch, k: int) -> Callable[[], object] | None:
-    """Passes of two rows as one graph, which torch compiles; None without a compiler."""
-    if not can_compile(batch.device):
-        return None
+def compiled_passes(model: nn.Module, guide: nn.Module, batch: Batch, k: int) -> Callable[[], object]:
+    """Passes of two rows as one graph, which torch compiles."""
+    if batch.device.type != "cpu" or not can_compile(batch.device):
+        raise Missing("measured on CPUs with a C++ compiler")
     from torch.fx.experimental.proxy_tensor import make_fx
 
     effort = Effort(k, refine=False)
@@ -112,16 +120,18 @@ def compiled_passes(model: nn.Module, guide: nn.Module, batch: Batch, k: int) ->
     return run
 
 
-@torch.no_grad()
-def products(image: nn.Module, label: nn.Module, k: int) -> None:
-    """One datum's."""
-    for net in (image, label):
-        for layer in net.modules():
-            if isinstance(layer, nn.Linear):
-                torch.mm(NOISE[:k, : layer.in_features], layer.weight.t())
+def floor(nets: tuple[nn.Module, ...], k: int, rows: int, dtype: torch.dtype) -> Callable[[], None]:
+    """The matrix products of all rows, a datum's K draws at a time."""
+    layers = [m for net in nets for m in net.modules() if isinstance(m, nn.Linear)]
+    work = [(torch.randn(k, m.in_features, device=m.weight.device), m.weight.detach().t()) for m in layers]
+    work = [(x.to(dtype), w.to(dtype)) for x, w in work]
 
+    def products() -> None:
+        for _ in range(rows):
+            for x, w in work:
+                torch.mm(x, w)
 
-NOISE = torch.randn(20_000, 512)
+    return products
 
 
 @torch.no_grad()
@@ -133,10 +143,16 @@ def stock(model: nn.Module, guide: nn.Module, batch: object, k: int) -> None:
         Importance(model, guide, num_samples=k).run(batch[i : i + 1])  # type: ignore[index]
 
 
-def table(found: dict[str, float]) -> list[str]:
+def table(found: Times) -> list[str]:
     """Shares of the floor."""
-    rows = [[name, f"{found[FLOOR] / t:.2f}", f"{t:.1f}"] for name, t in found.items()]
-    return markdown([["log p(x, label)", "floor / time", "CPU ms per datum"], *rows])
+    rows = [[name, share(found, FLOOR, name), f"{t:.1f}" if isinstance(t, float) else t] for name, t in found.items()]
+    return markdown([["log p(x, label)", "floor / time", "ms per datum"], *rows])
+
+
+def share(found: Times, floor: str, name: str) -> str:
+    """The floor's time over the candidate's."""
+    one, other = found.get(floor, "-"), found.get(name, "-")
+    return f"{one / other:.2f}" if isinstance(one, float) and isinstance(other, float) else "-"
 
 
 if __name__ == "__main__":
