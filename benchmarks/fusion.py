@@ -6,9 +6,10 @@
 
 Trains MVAE, MoPoE, MMVAE+, JMVAE-kl, JMVAE-GAN and MLD (a folder OUT/SYSTEM each, resumed where it stood), and fits a
 diffusion prior to MVAE.  JMVAE-kl is JMVAE-GAN without its GAN: what separates these two is the discriminator.
-Of each: accuracy of the label from every set of the other modalities under four levels of noise; of decoders' means at draws of
-the prior coherence, Frechet and kernel distance, precision and recall in the features of autoencoders of the data, and
-sharpness of images and spectra, their mean squared Laplacian over that of real ones; retrieval in every direction.
+Of each: accuracy of the label from every set of the other modalities under four levels of noise; of decoders' means at
+draws of the prior coherence, Frechet and kernel distance, precision and recall in the features of autoencoders of the
+data, and sharpness of images and spectra, their mean squared Laplacian over that of real ones; retrieval in every
+direction.
 +- are standard errors over rows (a recording that stands in several rows counts once) and over generated and real rows
 together; ranges are 95 % bootstrap intervals over queries.  None of them knows of another seed's training.  Writes
 OUT/SYSTEM/fusion.json and OUT/table.md.
