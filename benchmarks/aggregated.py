@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import add_bf16, of_one_plan, require_same_plan, trained_run
+from common import of_one_plan, require_same_plan, trained_run
 
 from pyro_mm.batch import Batch
+from pyro_mm.cli.common import add_bf16
 from pyro_mm.evaluation import NoLikelihood, encode, log_marginal
 from pyro_mm.evaluation.coherence import classes_of
 from pyro_mm.files import write_json
@@ -56,7 +57,7 @@ def main() -> None:
     p.add_argument("--k", type=int, default=500)
     p.add_argument("--rounds", type=int, default=5, help="of timing")
     p.add_argument("--device", default="cpu")
-    add_bf16(p)
+    add_bf16(p, "32-true")
     p.add_argument("--table", action="store_true", help="train nothing")
     a = p.parse_args()
     torch.set_num_threads(1)

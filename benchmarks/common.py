@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["add_bf16", "data_set", "of_one_plan", "over_seeds", "panels", "require_same_plan", "trained_run"]
+__all__ = ["data_set", "of_one_plan", "over_seeds", "panels", "require_same_plan", "trained_run"]
 
 Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
@@ -19,13 +18,6 @@ def data_set(name: str, root: str | None) -> Any:
     from pyro_mm.data import available
 
     return available()[name](**({"root": root} if root else {}))
-
-
-def add_bf16(parser: argparse.ArgumentParser) -> None:
-    """`--bf16`, as `precision`."""
-    told = "train with layers in bfloat16, for hardware that is fast at it"
-    choice = {"dest": "precision", "action": "store_const", "const": "bf16-layers", "default": "32-true"}
-    parser.add_argument("--bf16", **choice, help=told)
 
 
 def trained_run(settings: Any, folder: Path, device: str, *, progress: bool = False) -> Any:

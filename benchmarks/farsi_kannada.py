@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import add_bf16, require_same_plan, trained_run
+from common import require_same_plan, trained_run
 
 from pyro_mm import log_marginal, plots
 from pyro_mm.batch import Batch
+from pyro_mm.cli.common import add_bf16
 from pyro_mm.evaluation import encode, generate
 from pyro_mm.evaluation.classify import classify, classify_plug_in
 from pyro_mm.evaluation.disentanglement import disentanglement
@@ -74,7 +75,7 @@ def main() -> int:
     p.add_argument("--k", type=int, default=1000, help="draws per row")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--device", default="cpu")
-    add_bf16(p)
+    add_bf16(p, "32-true")
     p.add_argument("--table", action="store_true", help="train and measure nothing")
     arguments = p.parse_args()
     torch.set_num_threads(arguments.threads)

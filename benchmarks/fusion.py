@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import add_bf16, of_one_plan, require_same_plan, trained_run
+from common import of_one_plan, require_same_plan, trained_run
 from torch import Tensor
 from torch.nn.functional import conv2d
 
 from pyro_mm.batch import Batch
+from pyro_mm.cli.common import add_bf16
 from pyro_mm.evaluation import joint_coherence
 from pyro_mm.evaluation.coherence import generated
 from pyro_mm.files import write_json
@@ -66,7 +67,7 @@ def main() -> None:
     p.add_argument("--draws", type=int, default=10, help="of z for every row that is named, and for unknown means")
     p.add_argument("--judge-epochs", type=int, default=10)
     p.add_argument("--device", default="cpu")
-    add_bf16(p)
+    add_bf16(p, "32-true")
     p.add_argument("--table", action="store_true", help="train nothing")
     a = p.parse_args()
     torch.set_num_threads(1)

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import add_bf16, data_set, over_seeds, panels, require_same_plan
+from common import data_set, over_seeds, panels, require_same_plan
 
 from pyro_mm import fit, log_marginal, variants
 from pyro_mm.batch import Batch
+from pyro_mm.cli.common import add_bf16
 from pyro_mm.data import Splits
 from pyro_mm.data.binarise import Binarised
 from pyro_mm.data.missing import few_labels
@@ -61,7 +62,7 @@ def main() -> int:
     p.add_argument("--k", type=int, default=500, help="draws per row")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--device", default="cpu")
-    add_bf16(p)
+    add_bf16(p, "32-true")
     p.add_argument("--table", action="store_true", help="train nothing")
     arguments = p.parse_args()
     torch.set_num_threads(arguments.threads)

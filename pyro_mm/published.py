@@ -24,6 +24,9 @@ QUANTITIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 ALPHA, LABEL_WEIGHT = 0.1, 50.0
 IMAGE, JOINT, CONDITIONAL, LABEL = QUANTITIES
+WITHOUT_FIGURES: dict[str, dict[tuple[str, str], float]] = {
+    n: {} for n in ("mnist_grey", "fashion_mnist", "fashion_mnist_grey")
+}
 ALPHAS = {f"jmvae_kl_{alpha:g}": alpha for alpha in (0.01, 0.1, 1.0)}
 
 
@@ -103,9 +106,7 @@ TABLES: dict[str, PublishedTable] = {
                 ("jmvae_kl", CONDITIONAL): -83.985,
                 ("mvae", CONDITIONAL): -83.970,
             },
-            "mnist_grey": {},
-            "fashion_mnist": {},
-            "fashion_mnist_grey": {},
+            **WITHOUT_FIGURES,
         },
         _of_mvae,
         mvae_networks,
@@ -121,9 +122,7 @@ TABLES: dict[str, PublishedTable] = {
                 ("jmvae_kl_0.1", JOINT): -86.93,
                 ("jmvae_kl_1", JOINT): -89.28,
             },
-            "mnist_grey": {},
-            "fashion_mnist": {},
-            "fashion_mnist_grey": {},
+            **WITHOUT_FIGURES,
         },
         _of_jmvae,
         jmvae_networks,

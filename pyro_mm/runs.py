@@ -219,21 +219,16 @@ def _fitted(
         seed=settings.seed,
         **how,
     )
+    turns = recipe.stages is not None and bool(recipe.stages[-1].turns)  # these end with their last weights
     return {
         "status": "interrupted" if history.interrupted else "trained",
         "device": str(_first_parameter(recipe).device),
         "epochs": len(history),
-        "best_epoch": _kept(recipe, history),
+        "best_epoch": (len(history) if turns else history.best_epoch) if len(history) else None,
         "stopped_early": history.stopped_early,
         "seconds": round(record["seconds"] + time.perf_counter() - began, 2),
         "ended": now(),
     }
-
-
-def _kept(recipe: Recipe, history: Any) -> int | None:
-    """The epoch whose weights a run ends with; of turns the last one."""
-    turns = bool(recipe.stages) and bool(recipe.stages[-1].turns)  # type: ignore[index]
-    return (len(history) if turns else history.best_epoch) if len(history) else None
 
 
 def _require_free_or_same(folder: Path, settings: Settings, resume: bool, overwrite: bool) -> None:

@@ -118,20 +118,17 @@ def spoilt(batch: Batch, label: str, level: float, seed: int = 0, kind: str = NO
 
 
 def _noisy(batch: Batch, name: str, rms: float, seed: int) -> Batch:
-    """Gaussian noise that changes values by `rms` after rounding and clamping, to a hundredth or as near as it can."""
-    low, high, seen = 0.0, rms, batch.mask[name]
-    found = batch
+    """Gaussian noise that changes values by `rms` after rounding and clamping, to a hundredth or as near as it can.
+
+    What is left of the noise grows with it, ever more slowly, so that scaling by what is lacking closes in on it.
+    """
+    sd, seen, found = rms, batch.mask[name], batch
     for _ in range(TRIES):
-        found = corrupted(batch, name, "gaussian", high if low == 0 else (low + high) / 2, seed)
+        found = corrupted(batch, name, "gaussian", sd, seed)
         reached = (found.x[name] - batch.x[name])[seen].double().square().mean().sqrt().item()
         if abs(reached / rms - 1) < 0.01:
             break
-        if low == 0:  # still looking for an upper end
-            low, high = (0.0, 2 * high) if reached < rms else (high / 2, high)
-        elif reached < rms:
-            low = (low + high) / 2
-        else:
-            high = (low + high) / 2
+        sd *= min(rms / reached, 2.0) if reached else 2.0
     return found
 
 

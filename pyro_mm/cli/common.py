@@ -41,10 +41,11 @@ def add_device(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, mps or auto (the default)")
 
 
-def add_bf16(parser: argparse._ActionsContainer) -> None:
+def add_bf16(parser: argparse._ActionsContainer, default: str | None = None) -> None:
     """`--bf16`, as `precision`."""
     told = "train with layers in bfloat16, for hardware that is fast at it; all else stays as it is"
-    parser.add_argument("--bf16", dest="precision", action="store_const", const="bf16-layers", help=told)
+    choice: dict[str, Any] = {"dest": "precision", "action": "store_const", "const": "bf16-layers", "default": default}
+    parser.add_argument("--bf16", **choice, help=told)
 
 
 def device_of(name: str) -> str:

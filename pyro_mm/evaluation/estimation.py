@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -12,7 +11,7 @@ from pyro_mm.batch import Batch
 from pyro_mm.evaluation.adaptive import PILOT, adaptive
 from pyro_mm.evaluation.chunks import Plan
 from pyro_mm.evaluation.effort import Effort, Quantity, fit, fit_all, gradients, latents_of, proposal_of, refinable
-from pyro_mm.evaluation.evidence import Evidence, those_scored
+from pyro_mm.evaluation.evidence import Evidence, those_scored, told_by
 from pyro_mm.evaluation.proposals import evaluating
 from pyro_mm.half import Rounding
 
@@ -35,14 +34,9 @@ def estimated(quantity: Quantity, batch: Batch, effort: Effort) -> Evidence:
         found = Evidence.join([solve(quantity, block, effort, plan) for block in plan.blocks(batch)])
         rounding = change_by_half(quantity, batch, effort, plan) if effort.bf16 else None
     scored = those_scored(quantity.asks(batch))
-    told = "; ".join([found.proposal, *densities_of(quantity.model)])
+    # Parts of the model say so where their densities are computed numerically.
+    told = "; ".join([found.proposal, *told_by(quantity.model, "density_note")])
     return replace(found, target_se=effort.target_se, scored=scored, rounding=rounding, proposal=told)
-
-
-def densities_of(model: Any) -> list[str]:
-    """What parts of the model say of densities that they compute numerically (`density_note`), each once."""
-    parts = model.modules() if isinstance(model, torch.nn.Module) else ()
-    return list(dict.fromkeys(note for part in parts if (note := getattr(part, "density_note", None))))
 
 
 def resolved(quantity: Quantity, batch: Batch, effort: Effort) -> Effort:

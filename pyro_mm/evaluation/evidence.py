@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_mm.evaluation.psis import threshold
 from pyro_mm.half import Rounding, together
 
-__all__ = ["Evidence", "NoLikelihood", "those_scored", "why_none"]
+__all__ = ["Evidence", "NoLikelihood", "those_scored", "told_by", "why_none"]
 
 PER_DATUM = ("estimate", "se", "ess", "khat", "bias")
 
@@ -24,8 +24,13 @@ class NoLikelihood(TypeError):
 
 def why_none(model: Any) -> str | None:
     """The reason, if a model or a part of it says that it has no likelihood (`no_likelihood`)."""
+    return next(iter(told_by(model, "no_likelihood")), None)
+
+
+def told_by(model: Any, name: str) -> list[str]:
+    """What a model and its parts say of themselves under this attribute, each once."""
     parts = model.modules() if isinstance(model, torch.nn.Module) else ()
-    return next((r for part in (model, *parts) if (r := getattr(part, "no_likelihood", None))), None)
+    return list(dict.fromkeys(said for part in (model, *parts) if (said := getattr(part, name, None))))
 
 
 def those_scored(rows: Tensor) -> Tensor | None:

@@ -144,8 +144,9 @@ class DiffusionPrior(nn.Module):
         It is small where draws lie, and can be nats far from them, where a sharp density makes the flow stiff: data
         that the prior finds very unlikely may get wrong likelihoods.  More `steps` mend it.
         """
-        finer = Diffused(self.velocity, self.base(), steps=2 * self.options["steps"])
-        return Diffused(self.velocity, self.base(), steps=self.options["steps"]).log_prob(z) - finer.log_prob(z)
+        steps = self.options["steps"]
+        coarse, fine = (Diffused(self.velocity, self.base(), steps=n).log_prob(z) for n in (steps, 2 * steps))
+        return coarse - fine
 
     @property
     def no_likelihood(self) -> str | None:
