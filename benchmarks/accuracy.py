@@ -49,11 +49,13 @@ def main() -> int:
     p.add_argument("--epochs", type=int, default=60)
     p.add_argument("--rounds", type=int, default=2)
     p.add_argument("--threads", type=int, default=1)
-    p.add_argument("--memory-of", choices=SIDES, help=argparse.SUPPRESS)  # what the processes are called with
+    p.add_argument("--memory-of", choices=SIDES, help=argparse.SUPPRESS)  # what `in_a_process` calls it with
+    p.add_argument("--draws", type=int, nargs="+", default=DRAWS, help=argparse.SUPPRESS)
+    p.add_argument("--width", type=int, default=512, help=argparse.SUPPRESS)
     arguments = p.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.memory_of:
-        print(json.dumps(memory_of(arguments.memory_of, DRAWS)))
+        print(json.dumps(memory_of(arguments.memory_of, arguments.draws, arguments.width)))
         return 0
     by, plan = made(), {n: getattr(arguments, n) for n in ("rows", "epochs", "rounds")}
     found = {"time": accuracies(**plan), "memory": {side: in_a_process(side) for side in SIDES}}
@@ -99,10 +101,10 @@ def errors(runs: Sequence[Evidence], truth: torch.Tensor) -> Row:
     return {"bias": off.mean().item(), "rms": off.square().mean().sqrt().item(), "se": se.median().item()}
 
 
-def in_a_process(side: str) -> dict[str, float]:
-    """`memory_of` where nothing else has been."""
+def in_a_process(side: str, draws: Sequence[int] = DRAWS, width: int = 512) -> dict[str, float]:
+    """`memory_of` where nothing else has been, nor held more."""
     command = [sys.executable, str(Path(__file__).resolve()), "--memory-of", side]
-    command += ["--threads", str(torch.get_num_threads())]
+    command += ["--draws", *map(str, draws), "--width", str(width), "--threads", str(torch.get_num_threads())]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 

@@ -179,7 +179,7 @@ def test_small_versions_of_the_others(bench: Callable[[str], Any]) -> None:
     assert set(cell) == {"variant", "modalities", "width", "eager"}
     panel = scaling.measured(scaling.PANELS["particles of a step, 32 rows"][0], (1, 3), 1, width=16)
     assert panel["points"] == [1, 3] and len(panel["ours"]) == len(panel["by hand"]) == 2
-    memory = bench("accuracy").memory_of(bench("accuracy").SIDES[1], (10, 5000), width=16)
+    memory = bench("accuracy").in_a_process(bench("accuracy").SIDES[1], (10, 5000), width=16)
     assert memory["10"] <= memory["5000"] and 5 < memory["5000"] < 500
     found = likelihoods.floor((torch.nn.Linear(3, 4),), 5, 2, torch.float32)
     assert found() is None
