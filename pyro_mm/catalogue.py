@@ -17,6 +17,7 @@ from pyro_mm.data.digits import digits
 from pyro_mm.data.toy import LinearGaussian
 from pyro_mm.describe import factorisation, nodes_of
 from pyro_mm.evaluation import NoLikelihood, log_marginal, sandwich
+from pyro_mm.mermaid import flowchart
 from pyro_mm.modality import Modality
 from pyro_mm.models import Joint
 from pyro_mm.networks import Linear
@@ -71,6 +72,7 @@ class Entry:
         name: as `pyro-mm train` takes it.
         family: in the taxonomy of Suzuki & Matsuo (2022).
         model, guide: how p and q factorise, as their programs ran on three modalities.
+        graph: the same as a Mermaid flowchart.
         objective: what is maximised; of trainings in parts, every part.
         stages: how many parts.
         rows: which of them train.
@@ -83,6 +85,7 @@ class Entry:
     story: str
     model: str
     guide: str
+    graph: str
     objective: tuple[str, ...]
     stages: int
     rows: str
@@ -116,14 +119,15 @@ def _entry(name: str, numbers: bool) -> Entry:
         torch.manual_seed(0)
         recipe, data = _on_data(page)
         few, parts = data[:4], _parts(recipe)
-        p, q = (factorisation(s, nodes_of(program, few)) for s, program in (("p", recipe.model), ("q", recipe.guide)))
+        p, q = (nodes_of(program, few) for program in (recipe.model, recipe.guide))
         return Entry(
             name,
             recipe.paper,
             family_of(name),
             inspect.getdoc(page) or "",
-            p,
-            q,
+            factorisation("p", p),
+            factorisation("q", q),
+            flowchart(p, q),
             tuple(repr(part).removeprefix("maximise  ") for part in parts),
             len(parts),
             rows_that_train(name),
@@ -263,6 +267,9 @@ Written by `pyro-mm list --markdown`, from the pages in `pyro_mm/variants/` and 
 toy of three modalities (those that need a label, on digits).  Families are those of Suzuki & Matsuo (2022); p and q are
 read off the programs, and an objective is the object that `fit` minimises, printed as what is maximised.  Which rows
 train was found by trying every pattern of presence of an image, a text and a label, in this order.
+
+In the graphs, which are drawn from the same runs, latents are white, data grey, data that are only conditioned on grey
+boxes; edges of q are dashed.  All of it is inside the plate of rows.
 """
 
 
@@ -271,7 +278,7 @@ def _shown(e: Entry) -> str:
     if e.paper is not None:
         lines.append(f"{e.paper}\n")
     lines += ["```", e.story, "```", ""]
-    lines += [f"* model: `{e.model}`", f"* guide: `{e.guide}`"]
+    lines += ["```mermaid", e.graph, "```", "", f"* model: `{e.model}`", f"* guide: `{e.guide}`"]
     for i, objective in enumerate(e.objective, 1):
         label = "objective" if e.stages == 1 else f"stage {i} of {e.stages}"
         lines.append(f"* {label}: `{objective}`")

@@ -73,7 +73,7 @@ def evaluate_metrics(
     judges.to(test.device)
     head = _head(run, judges, len(test), seed)
     found = dict(head)
-    pair = (run.recipe.model, run.recipe.guide, judges)
+    pair = (run.recipe.model, run.recipe.drawing, judges)
     options: dict[str, Any] = {"means": run.recipe.means, "seed": seed}
     if "coherence" in which:
         tell("accuracy across modalities")

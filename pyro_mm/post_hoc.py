@@ -107,4 +107,5 @@ def _changed(recipe: Recipe, name: str, model: Any, guide: Any, stage: Stage) ->
     """
     pair = {"model": model, "guide": recipe.guide}
     modules = {k: v for k, v in pair.items() if isinstance(v, nn.Module)}
-    return replace(recipe, name=name, model=model, guide=guide, objective=None, stages=[stage], modules=modules)
+    new = {"model": model, "guide": guide, "objective": None, "stages": [stage], "modules": modules}
+    return replace(recipe, name=name, **new, sampler=None)

@@ -37,7 +37,7 @@ class Recipe:
 
     Attributes:
         name: the variant's name, e.g. `mvae`.
-        model, guide: the pair that likelihoods and generation use.
+        model, guide: the pair that likelihoods use, and generation unless there is a `sampler`.
         objective: the loss; where `stages` say how training runs the sum of all their parts, or None.
         stages: a sequence for `fit`, for systems trained in parts.
         modules: named modules, each once: what a saved file holds.
@@ -45,6 +45,8 @@ class Recipe:
         config: the arguments it was made from.
         paper: the source, or None.
         means: latents below the top one at whose conditional mean the paper generates: `generate(..., means=means)`.
+        sampler: a guide that draws where `guide` has something simpler whose density is known (JNF's product of flows),
+            or None; see `drawing`.
     """
 
     name: str
@@ -57,11 +59,17 @@ class Recipe:
     config: dict[str, Any] = field(default_factory=dict)
     paper: Paper | None = None
     means: tuple[str, ...] = ()
+    sampler: Program | None = None
 
     def __post_init__(self) -> None:
         if not self.modules:
             pair = {"model": self.model, "guide": self.guide}
             self.modules = {k: v for k, v in pair.items() if isinstance(v, nn.Module)}
+
+    @property
+    def drawing(self) -> Program:
+        """The guide to generate with, `generate(recipe.model, recipe.drawing, batch)`: `sampler`, else `guide`."""
+        return self.guide if self.sampler is None else self.sampler
 
     @property
     def target(self) -> Objective | Sequence[Any]:

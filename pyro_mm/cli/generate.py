@@ -115,7 +115,8 @@ def _arrays(run: Run, batch: Batch, given: tuple[str, ...], k: int, seed: int) -
     seen = batch.only(*given)
     likelihoods = {m.name: m.likelihood for m in run.splits.modalities}
     found = {f"truth.{m}": v for m, v in batch.x.items()}
-    for m, fn in generate(run.recipe.model, run.recipe.guide, seen, k, seed=seed).items():
+    recipe = run.recipe
+    for m, fn in generate(recipe.model, recipe.drawing, seen, k, means=recipe.means, seed=seed).items():
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
             found[f"draws.{m}"] = fn.sample()

@@ -82,15 +82,15 @@ class FlowProduct(Verb):
 
 
 def product_of_flows(
-    guide: FlowSurrogate, *, warmup: int = 100, steps: int = 100, leaps: int = 10, chains: int = 8
+    guide: FlowSurrogate, *, warmup: int = 50, steps: int = 50, leaps: int = 10, chains: int = 4
 ) -> FlowProduct:
     """z ~ p(z)^(1-|S|) prod_{m in S} q_m(z | x_m), normalised, in rows with several modalities but not all; in others
     the guide itself (JNF, Senellart et al. 2025).
 
-    A guide for `generate` and `encode`, not for likelihoods: it has draws but no density.  Every draw is the last state
-    of a chain of its own, which starts from the mixture of the q_m.  Steps are adapted to each row, and `acceptance`
-    says how it went (the authors' code has a fixed step, 0.01).  Where flows are wider than the prior the product may
-    not be normalisable, and chains drift.
+    A guide for `generate` and `encode`, a JNF recipe's `sampler`, not for likelihoods: it has draws but no density.
+    Every draw is the last state of a chain of its own, which starts from the mixture of the q_m.  Steps are adapted to
+    each row, and `acceptance` says how it went (the authors' code has a fixed step, 0.01).  Where flows are wider than
+    the prior the product may not be normalisable, and chains drift.
 
     Args:
         warmup: transitions that adapt the step; steps: transitions after that; leaps: leapfrog steps in each.

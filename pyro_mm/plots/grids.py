@@ -147,8 +147,12 @@ def at_means(what: Sequence[Any], means: Sequence[str] | None) -> Sequence[str]:
     return what[0].means if what and isinstance(what[0], Recipe) else ()
 
 
-def subject(what: Sequence[Any], function: str, most: int | None = MOST) -> tuple[Any, Any, Sequence[Modality], Batch]:
+def subject(
+    what: Sequence[Any], function: str, most: int | None = MOST, scored: bool = False
+) -> tuple[Any, Any, Sequence[Modality], Batch]:
     """Model, guide, modalities and rows (at most `most`) from the ways in which they may be given.
+
+    A recipe's guide is the one that draws best, or with `scored` that whose density is known.
 
     Raises:
         TypeError, ValueError: see `cross_generation`.
@@ -157,7 +161,7 @@ def subject(what: Sequence[Any], function: str, most: int | None = MOST) -> tupl
     if len(head) == 1 and isinstance(head[0], tuple):
         head = list(head[0])
     if len(head) == 1 and isinstance(head[0], Recipe):
-        head = [head[0].model, head[0].guide, head[0].modalities]
+        head = [head[0].model, head[0].guide if scored else head[0].drawing, head[0].modalities]
     if len(head) != 3 or not isinstance(rows, Batch) or not _all_modalities(head[2]):
         raise TypeError(f"{function} takes (recipe, rows) or (model, guide, modalities, rows), rows a Batch")
     model, guide, modalities = head

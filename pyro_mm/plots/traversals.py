@@ -68,7 +68,7 @@ def traversal(
         TypeError: `what` is neither form.
         ValueError: no such site, row, dimension or modality; too many values; as in `cross_generation`.
     """
-    model, guide, modalities, rows = subject(what, "traversal", None)
+    model, guide, modalities, rows = subject(what, "traversal", None, scored=True)
     if not 0 < len(values) <= MOST:
         raise ValueError(f"a traversal has 1 to {MOST} values, got {len(values)}")
     if of is not None and (unknown := set(of) - {m.name for m in modalities}):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pyro_mm.distributions import MaskedFlow
+from pyro_mm.evaluation.flow_product import product_of_flows
 from pyro_mm.guides import Concatenation, FlowSurrogate, JointEncoder
 from pyro_mm.handlers import frozen, given, in_rows
 from pyro_mm.modality import Modality, decoders, encoders
@@ -35,9 +36,9 @@ def jnf(
     sum_m KL(q(z|X) || q_m(z|x_m)),  which is  -sum_m E_{q(z|X)} log q_m(z|x_m)  up to a constant.  Both count complete
     rows only.  Each q_m is a masked autoregressive flow on top of a Gaussian encoder, as in the authors' code.
 
-    Several modalities, short of all: `evaluation.product_of_flows(recipe.guide)` draws from
-    p(z)^(1-|S|) prod_{m in S} q_m(z|x_m)  by HMC, for generation.  The recipe's own guide has the mixture of the q_m
-    there, whose density is known: likelihoods are the model's with either.
+    Several modalities, short of all: what is generated comes from  p(z)^(1-|S|) prod_{m in S} q_m(z|x_m)  by HMC, the
+    recipe's `sampler` (`evaluation.product_of_flows`).  The guide has the mixture of the q_m there, whose density is
+    known: likelihoods are the model's with either.
 
     Args:
         width: of the joint encoder; blocks, hidden: of the flows.
@@ -53,4 +54,4 @@ def jnf(
         Stage(first, 1, [model, joint], name="joint VAE"),
         Stage(second, 1, [guide.encoders, guide.flows], name="flows"),
     ]
-    return Recipe("jnf", model, guide, first + second, stages)
+    return Recipe("jnf", model, guide, first + second, stages, sampler=product_of_flows(guide))
