@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_mm.batch import Batch
+from pyro_mm.evaluation.coherence import device_of
 from pyro_mm.evaluation.evidence import Evidence
 from pyro_mm.evaluation.marginal import about, log_marginal
 from pyro_mm.evaluation.proposals import evaluating
@@ -118,6 +119,7 @@ def guide_zoo(
             history = fit(elbo(frozen(model), guide), train, seed=seed, **training)
         except ValueError as error:
             raise ValueError(f"guide '{name}': {error}") from error
+        test = test.to(device_of(model, guide))  # where training has taken them
         tell(f"{name}: bounds")
         with evaluating(model, guide, seed=seed):
             bound = torch.cat([log_weights(model, guide, rows, DRAWS).mean(0) for rows in test.blocks(ROWS)])

@@ -65,6 +65,11 @@ class Splits:
         """The modalities' names, in order."""
         return names_of(self.modalities)
 
+    def some(self, count: int, seed: int = 0) -> Batch:
+        """So many training rows at random, or all of them where there are fewer."""
+        chosen = torch.randperm(_size(self.train), generator=torch.Generator().manual_seed(seed))[:count]
+        return self.train[chosen] if isinstance(self.train, Batch) else _fetched(self.train, chosen.tolist(), seed)
+
     def train_batch(self, seed: int = 0) -> Batch:
         """The training rows as one fixed Batch; a Dataset that draws at random is fetched once, by `seed`.
 

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_mm.batch import Batch
 from pyro_mm.distributions import Flowed, MaskedFlow, Mixture
 from pyro_mm.modality import Encoder
 from pyro_mm.models.priors import NormalMixture, StandardNormal
@@ -76,6 +77,21 @@ class VampPrior(nn.Module):
         super().__init__()
         self.inputs = nn.ModuleDict({m: PseudoSamples(encoder, count, f"p_{m}") for m, encoder in encoders.items()})
         self.fuse = fuse
+
+    def start_at(self, rows: Batch) -> VampPrior:
+        """Let the pseudo-inputs be the first N of these rows, and return the prior.
+
+        From there a fit to a trained guide goes up from what a sample of the aggregated posterior has; from random
+        inputs it has a long way to go.
+
+        Raises:
+            ValueError: there are fewer, or they lack something.
+        """
+        names = list(self.inputs)
+        complete = rows[torch.stack([rows.mask[m] for m in names]).all(0)]
+        for m in names:
+            self.inputs[m].start_at(complete.x[m])  # type: ignore[operator]
+        return self
 
     def moments(self) -> tuple[Tensor, Tensor, Tensor]:
         """Locations and scales `(C, D)` of the parts, and their weights `(C,)`; C is N unless `fuse` makes mixtures."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_mm.batch import Batch
 from pyro_mm.beliefs import ClassMessage, NormalMessage, believe, informed
 from pyro_mm.evaluation import encode
+from pyro_mm.evaluation.proposals import evaluating
 from pyro_mm.handlers import Program
 from pyro_mm.modules.classes import ClassMixture, k_means, likelihood_message, log_responsibilities
 from pyro_mm.modules.parts import Gaussians, UnitGaussians
+from pyro_mm.modules.resumption import Reached, fit_folder, keep, reached
 from pyro_mm.objectives import elbo
 from pyro_mm.training import Stage, fit
 
@@ -111,6 +114,7 @@ def exchange(
     send: Send = likelihood_message,
     start: Tensor | None = None,
     seed: int = 0,
+    folder: str | Path | None = None,
     **options: Any,
 ) -> Exchange:
     """Rounds of: train the VAE under the prior N(mu_i, I); send it z_i; let the classes agree; send back mu_i.
@@ -133,10 +137,15 @@ def exchange(
         steps: of `agree` in a round.
         code, message: entries of the batch in which z_i and mu_i travel.
         start: responsibilities of the first round (default: k-means of the codes).
+        folder: what every round reaches is kept there, and the VAE's training within one as `fit` keeps it: the same
+            call goes on where an interrupted one stood, to the bit, and one with more rounds adds the rest.
         options: for `fit`.
 
     Raises:
-        ValueError: the first module knows nothing of `code`, or there is no round.
+        ValueError: the first module knows nothing of `code`, there is no round, or `folder` is about other modules or
+            rows.
+        KeyboardInterrupt: training was interrupted; with a folder nothing is lost.
+        BadFile: the folder's file is damaged.
     """
     part = dict(modules[0].parts.items()).get(code)
     if not isinstance(part, Gaussians | UnitGaussians):
@@ -144,21 +153,38 @@ def exchange(
     mu = part.loc.new_zeros(len(batch), part.loc.shape[-1])
     rows = batch.present(getattr(guide, "names", None) or getattr(model, "names", None))
     objective = elbo(believe(model, site, NormalMessage(message)), guide, beta=alpha)
-    r, losses = start, list[float]()
-    for t in range(rounds):
-        told = with_entry(batch, message, mu)
+    where, everyone = None if folder is None else Path(folder), _named(model, guide, modules)
+    now = Reached(0, start, mu, mu)
+    now = now if where is None else reached(where, everyone, now)
+    for t in range(now.rounds, rounds):
+        told = with_entry(batch, message, now.mu)
         if epochs:
-            stage = Stage(objective, epochs, name=f"round_{t + 1}")
-            fit([stage], told, seed=seed + t, **{"progress": False, **options})
-        with torch.no_grad():
-            losses.append(float(objective(told)))
-        codes = encode(guide, told).mean[site]
-        seen = with_entry(batch, code, codes, rows)
-        r = agree(modules, seen, _clusters(codes, rows, modules[0].classes, seed) if r is None else r, steps, send=send)
-        mu = r @ part.loc.detach()
-    if r is None:
+            _train(Stage(objective, epochs, name=f"round_{t + 1}"), told, seed + t, fit_folder(where, t + 1), options)
+        with evaluating(model, guide, seed=seed + t):
+            now.losses.append(float(objective(told)))
+        codes = encode(guide, told, seed=seed + t).mean[site]
+        before = _clusters(codes, rows, modules[0].classes, seed) if now.r is None else now.r
+        r = agree(modules, with_entry(batch, code, codes, rows), before, steps, send=send)
+        now = Reached(t + 1, r, r @ part.loc.detach(), codes, now.losses)
+        if where is not None:
+            keep(where, everyone, now)
+    if now.r is None or not now.rounds:
         raise ValueError(f"an exchange has at least one round, got {rounds}")
-    return Exchange(r, codes, mu, losses)
+    return Exchange(now.r, now.codes, now.mu, now.losses)
+
+
+def _named(*parts: Any) -> dict[str, nn.Module]:
+    """Whatever has parameters, by name."""
+    model, guide, modules = parts
+    every = {"model": model, "guide": guide, **{f"module_{i}": m for i, m in enumerate(modules, 1)}}
+    return {n: m for n, m in every.items() if isinstance(m, nn.Module)}
+
+
+def _train(stage: Stage, batch: Batch, seed: int, folder: Path | None, options: dict[str, Any]) -> None:
+    """One round of the VAE's, which goes on from the folder's checkpoint if it has one."""
+    more = {"progress": False, **options, "folder": folder, "resume": folder is not None}
+    if fit([stage], batch, seed=seed, **more).interrupted:
+        raise KeyboardInterrupt
 
 
 def _clusters(codes: Tensor, rows: Tensor, classes: int, seed: int) -> Tensor:

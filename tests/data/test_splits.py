@@ -77,6 +77,17 @@ def test_train_batch_of_a_drawn_set_is_fixed_by_its_seed(fetch):
     assert one.x["label"].tolist() == [0, 1, 2, 0, 1]
 
 
+def test_some_training_rows_are_drawn_by_their_seed():
+    s = splits(train=Binarised(Batch({"image": torch.full((5, 2), 0.5), "label": torch.arange(5) % 3}), "image"))
+    state = torch.get_rng_state()
+    few = s.some(3, seed=1)
+    assert torch.equal(torch.get_rng_state(), state) and len(few) == 3 and len(s.some(50)) == 5
+    assert all(torch.equal(few.x[m], s.some(3, seed=1).x[m]) for m in few.x)
+    whole = splits()
+    assert sorted(whole.some(10**6).x["label"].tolist()) == sorted(whole.train.x["label"].tolist())
+    assert not torch.equal(whole.some(10**6).x["label"], whole.train.x["label"])
+
+
 def test_making_splits_leaves_the_generator_alone():
     state = torch.get_rng_state()
     splits(train=Drawn(), **NOISE)

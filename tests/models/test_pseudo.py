@@ -41,5 +41,14 @@ def test_the_density_is_the_mixture_of_what_the_encoders_say() -> None:
     )
     gradient = torch.autograd.grad(pool().log_prob(z).sum(), [p.u for p in priors.values()])
     assert all(bool((g.flatten(1) != 0).any(1).all()) for g in gradient)
+    rows = Batch({"image": torch.randint(0, 17, (7, 1, 4, 4)).float(), "label": torch.tensor([0, 1, 2, 1, 0, 2, 1])})
+    holed = Batch(rows.x, {"image": torch.arange(7) != 1, "label": torch.ones(7, dtype=torch.bool)})
+    assert pool.start_at(holed) is pool
+    at = torch.tensor([0, 2, 3, 4, 5])  # the first five that are complete
+    each = Experts(encoders, mixture_of_experts).posterior(rows[at]).expand((7, 5))
+    expected = each.log_prob(z.unsqueeze(1).expand(7, 5, 2)).logsumexp(-1) - torch.tensor(5.0).log()
+    torch.testing.assert_close(pool().log_prob(z), expected)
+    with pytest.raises(ValueError, match="5 pseudo-samples of 'image' cannot start at 4"):
+        pool.start_at(rows[:4])
     with pytest.raises(ValueError, match="at least 1 pseudo-sample, got 0"):
         PseudoSamples(encoders["image"], 0)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from sklearn.metrics import adjusted_rand_score
 from torch import Tensor, nn
 
-from pyro_mm import data
 from pyro_mm.batch import Batch
 from pyro_mm.beliefs import NormalMessage, believe, tilted
+from pyro_mm.files import BadFile
 from pyro_mm.guides import Experts, product_of_experts
-from pyro_mm.modality import Modality, decoders, encoders
+from pyro_mm.modality import encoders
 from pyro_mm.models import Joint
-from pyro_mm.modules import ClassMixture, Counts, Gaussians, UnitGaussians, em, exchange, k_means
-from pyro_mm.networks import MLP
+from pyro_mm.modules import ClassMixture, Counts, Exchange, Gaussians, UnitGaussians, exchange
 from pyro_mm.objectives import elbo
+from pyro_mm.training import State
+from pyro_mm.training.checkpoint import snapshot
 from tests.helpers.oracle import LG, assert_same_gradients, gradients, set_to_exact_experts
 
 D = torch.float64
@@ -143,34 +148,61 @@ def test_the_vae_that_is_told_its_mean_has_the_gradient_of_the_single_model():
     assert_same_gradients(gradients(apart, pair), gradients(together, pair))
 
 
-def speech_like(label: Tensor, words: int = 12) -> Tensor:
-    """Histograms of 12 sounds over 10 frames, a stand-in for a spoken name: 0 sounds like 1, 2 like 3, and so on."""
-    noise = torch.Generator().manual_seed(3)
-    profile = torch.rand(5, words, generator=noise) ** 4
-    each = torch.multinomial(profile[label // 2], 10, replacement=True, generator=noise)
-    return nn.functional.one_hot(each, words).sum(1).to(torch.get_default_dtype())
+def test_a_second_modality_makes_clusters_of_digits_purer(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images and spoken digits, paired by class; nobody sees a label."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    serket: Any = importlib.import_module("serket")
+    rows = serket.paired("digits", None, data_root / "fsdd", 500, 0)
+    _, batch, label = rows
+    for digit in range(10):  # every sound is one of its own digit's: their words are unlike those of others
+        mine, rest = batch.x["sound"][label == digit].mean(0), batch.x["sound"][label != digit].mean(0)
+        assert (mine - rest).abs().sum() > 10
+    found = serket.scores(rows, 0, dim=6, rounds=2, epochs=10, lr=3e-3)
+    print(found)
+    alone = max(score for name, score in found.items() if "alone" in name)
+    assert found["both, likelihoods as messages"] > alone + 0.04
+    assert found["both, SERKET's messages"] > alone + 0.04
 
 
-def test_a_second_modality_makes_clusters_of_digits_purer():
-    digits = data.digits()
-    rows = digits.train[torch.arange(500)]
-    label = rows.x["label"]
-    batch = Batch({"image": rows.x["image"], "sound": speech_like(label)})
-    scores = []
-    for second in (False, True):
-        pyro.set_rng_seed(0)
-        image = [Modality("image", (8, 8), digits.modalities[0].likelihood, MLP((64,)))]
-        vae = Joint(decoders(image, 6), 6), Experts(encoders(image, 6), product_of_experts)
-        first = ClassMixture({"code": Gaussians(6, 10)}, 10)
-        others = [ClassMixture({"sound": Counts(12, 10)}, 10)] if second else []
-        out = exchange(*vae, [first, *others], batch, rounds=2, epochs=10, steps=10, batch_size=50, lr=3e-3)
-        scores.append(adjusted_rand_score(label, out.classes))
-        assert out.losses[-1] < out.losses[0]
-    heard = batch.x["sound"]
-    deaf_to_images = em(ClassMixture({"sound": Counts(12, 10)}, 10), batch, k_means(heard, 10), 30).argmax(-1)
-    scores.append(adjusted_rand_score(label, deaf_to_images))
-    print("ARI of images, of both, of sounds:", scores)
-    assert scores[1] > max(scores[0], scores[2]) + 0.05
+def talks(folder: Path | None, rounds: int, callbacks: Sequence[Any] = ()) -> tuple[Exchange, dict[str, Tensor]]:
+    """An exchange whose weights are those of seed 0, and its parameters at the end."""
+    pyro.set_rng_seed(0)
+    lg, batch = toy(40)
+    pair = lg.model(), Experts(encoders(lg.modalities(), 2), product_of_experts).double()
+    both = modules()
+    options = {"epochs": 2, "steps": 3, "batch_size": 10, "accelerator": "cpu", "callbacks": callbacks}
+    out = exchange(*pair, both, batch, rounds=rounds, folder=folder, **options)
+    return out, snapshot({str(i): m for i, m in enumerate((*pair, *both))})
+
+
+def test_an_exchange_that_stops_goes_on_where_it_stood(tmp_path: Path) -> None:
+    """To the bit, whether it stopped inside a round or rounds were added later."""
+
+    class Stop:
+        def on_epoch(self, state: State) -> None:
+            if (state.stage, state.epoch) == ("round_2", 1):
+                raise KeyboardInterrupt
+
+    whole, ends = talks(None, 3)
+    with pytest.raises(KeyboardInterrupt):
+        talks(tmp_path / "a", 3, [Stop()])
+    talks(tmp_path / "b", 1)
+    for name in ("a", "b"):
+        out, there = talks(tmp_path / name, 3)
+        assert out.losses == whole.losses and torch.equal(out.responsibilities, whole.responsibilities)
+        assert torch.equal(out.means, whole.means) and torch.equal(out.codes, whole.codes)
+        assert all(torch.equal(there[n], ends[n]) for n in ends)
+        assert (
+            not list((tmp_path / name).rglob("checkpoint.pt")) and (tmp_path / name / "round_3" / "log.csv").is_file()
+        )
+    again, _ = talks(tmp_path / "a", 3)  # nothing is left to do
+    assert torch.equal(again.responsibilities, whole.responsibilities)
+    lg, batch = toy(6)
+    with pytest.raises(ValueError, match=r"exchange.pt is about 40 rows of 2 numbers, these are 6 of 2"):
+        exchange(lg.model(), exact_guide(lg), modules(), batch, folder=tmp_path / "a")
+    (tmp_path / "a" / "exchange.pt").write_bytes(b"PK")
+    with pytest.raises(BadFile, match="cannot be read as a checkpoint"):
+        talks(tmp_path / "a", 3)
 
 
 def test_rows_without_data_for_the_vae_send_no_code():
