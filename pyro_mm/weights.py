@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pyro_mm.batch import Batch
 from pyro_mm.distributions import DiffusedBound
+from pyro_mm.distributions.lazy import Lazy
 from pyro_mm.handlers import DATA_DIM, PARTICLE_DIM, SUBSET_DIM, Program, particles
 
 __all__ = ["Run", "Site", "depth_of", "log_weights", "per_datum", "replay", "run", "run_pair"]
@@ -41,6 +42,8 @@ class Site:
 
     def log_prob(self, scaled: bool = True) -> Tensor:
         """Masked log-density over the batch shape; `scaled=False` drops every training weight."""
+        if type(self.fn) is Lazy:  # of a modality that is hidden in every row
+            return self.fn.masked_log_prob()
         return scale_and_mask(self.fn.log_prob(self.value), self.scale if scaled else 1.0, self.mask)
 
 

@@ -47,6 +47,9 @@ def _fill(p: Parser) -> None:
     p.add_argument(
         "--decay", type=whole, default=0, metavar="N", help="let it fall to 0 over the last N epochs (default: 0)"
     )
+    p.add_argument(
+        "--alpha", type=from_zero, metavar="X", help="of JMVAE-kl, where the table does not vary it (default: 0.1)"
+    )
     p.add_argument("--clip-norm", type=above_zero, metavar="X", help="shorten longer gradients")
     add_bf16(p)
     p.add_argument("-k", type=count, default=1000, metavar="K", help="draws per row (default: 1000)")
@@ -77,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         decay=arguments.decay,
         precision=arguments.precision or Plan.precision,
         clip_norm=arguments.clip_norm,
+        alpha=Plan.alpha if arguments.alpha is None else arguments.alpha,
         seed=arguments.seed,
         k=arguments.k,
         rows=arguments.rows,

@@ -11,6 +11,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_mm.batch import Batch, as_names
+from pyro_mm.distributions.lazy import made
 from pyro_mm.evaluation.chunks import MEMORY
 from pyro_mm.evaluation.effort import Effort, fit_all, proposal_of
 from pyro_mm.evaluation.estimation import planned
@@ -138,7 +139,7 @@ class _Classes(Messenger):
         if site_is_subsample(msg):
             return
         if msg["name"] == self.of:
-            self.fn = msg["fn"]
+            self.fn = made(msg["fn"])
         elif not msg["is_observed"] and isinstance(msg["mask"], Tensor) and "_enumerate_dim" not in msg["infer"]:
             seen = msg["mask"].reshape(msg["mask"].shape + (1,) * msg["fn"].event_dim)
             msg["value"] = torch.where(seen, msg["value"], msg["fn"].sample())

@@ -10,6 +10,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_mm.batch import Batch
+from pyro_mm.distributions.lazy import made
 from pyro_mm.evaluation.discrete import draw_enumerated, left_to_model
 from pyro_mm.evaluation.proposals import evaluating
 from pyro_mm.handlers import AtMean, Impute, Program, particles
@@ -75,8 +76,8 @@ def generate(
             values |= {n: (v, None) for n, v in draw_enumerated(model, batch, seen, k, classes).items()}
             with AtMean(means), Impute(values):
                 sites = run(poutine.uncondition(particles(model, k)), batch)
-    names = getattr(model, "names", None) or [n for n in sites if n in batch.mask]
-    return {m: _without_subset_dim(sites[m].fn, k, len(batch)) for m in names}
+        names = getattr(model, "names", None) or [n for n in sites if n in batch.mask]
+        return {m: _without_subset_dim(made(sites[m].fn), k, len(batch)) for m in names}
 
 
 def simulate(model: Program, batch: Batch, *, seed: int | None = None) -> tuple[Batch, dict[str, Tensor]]:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pyro_mm.batch import Batch
 from pyro_mm.distributions import independent_components
+from pyro_mm.distributions.lazy import deferring
 from pyro_mm.evaluation.components import Component, GuideView, guide_views, log_density, row_wise
 from pyro_mm.evaluation.modules import modules_of
 from pyro_mm.half import HalfLayers
@@ -245,7 +246,8 @@ def shares_of(count: int, defensive: float) -> list[float]:
 def evaluating(*programs: Program, seed: int | None = None, stream: str = "draws") -> Iterator[None]:
     """Evaluation mode and no gradients, put back afterwards; with a seed, the caller's random state too.
 
-    The modules behind wrapped programs and plain functions are found as well.  Streams of one seed are independent of
+    Decoders of modalities that every row hides are run only where what they make is asked for.  The modules behind
+    wrapped programs and plain functions are found as well.  Streams of one seed are independent of
     each other and of `torch.manual_seed(seed)`: data simulated with a seed and then scored with the same one would
     otherwise meet the very noise that they were made from.
     """
@@ -255,7 +257,7 @@ def evaluating(*programs: Program, seed: int | None = None, stream: str = "draws
     try:
         for module in modules:
             module.eval()
-        with torch.random.fork_rng(devices, enabled=seed is not None), torch.no_grad():
+        with torch.random.fork_rng(devices, enabled=seed is not None), torch.no_grad(), deferring():
             if seed is not None:
                 torch.manual_seed(int.from_bytes(blake2b(f"{stream} {seed}".encode(), digest_size=8).digest()))
             yield

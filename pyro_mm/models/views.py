@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import pyro.distributions as dist
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_mm.batch import Batch
+from pyro_mm.distributions.lazy import Lazy, is_deferring
 
 __all__ = ["Viewwise", "decoded"]
 
@@ -19,14 +19,17 @@ def decoded(m: str, decode: nn.Module, z: Tensor, batch: Batch) -> dist.TorchDis
     """p(x_m | z), the decoder run for the views in which the modality is not hidden altogether.
 
     Under `in_subsets` z is `(..., S, N, D)`, and of M modalities every one is in half of all subsets: the other half
-    is masked anyway.
+    is masked anyway.  In an evaluation (`deferring`) a modality that is hidden in every row is not decoded until
+    somebody asks what would be made of it.
     """
+    if is_deferring() and m in batch.hidden and m in batch.x:
+        return Lazy(lambda: decode(z), z.shape[:-1], batch.x[m].shape[1:], z)
     shown = batch.views.get(m, ())
     partly = any(shown) and not all(shown) and z.dim() >= 3 and z.shape[-3] == len(shown)
     return Viewwise(decode, z, shown) if partly else decode(z)  # type: ignore[no-any-return]
 
 
-class Viewwise(dist.TorchDistribution):
+class Viewwise(Lazy):
     """p(x | z) of batch shape `(..., S, N)` whose log-density is computed in some of the S views, and is 0 in others.
 
     For everything but the log-density (draws, means) the decoder is run on all views after all.
@@ -37,19 +40,13 @@ class Viewwise(dist.TorchDistribution):
         shown: for every view, is it wanted?
     """
 
-    arg_constraints: dict[str, object] = {}  # noqa: RUF012
-
     def __init__(self, decode: nn.Module, z: Tensor, shown: Sequence[bool]) -> None:
-        self.decode, self.z = decode, z
         self.chosen = torch.tensor([s for s, is_shown in enumerate(shown) if is_shown], device=z.device)
         self.kept: dist.TorchDistribution = decode(z.index_select(-3, self.chosen))
-        super().__init__(z.shape[:-1], self.kept.event_shape, validate_args=False)
+        super().__init__(lambda: decode(z), z.shape[:-1], self.kept.event_shape, z)
 
-    @cached_property
-    def full(self) -> dist.TorchDistribution:
-        """p(x | z) of every view."""
-        out: dist.TorchDistribution = self.decode(self.z)
-        return out
+    def expand(self, batch_shape: Any, _instance: Any = None) -> dist.TorchDistribution:
+        return self if torch.Size(batch_shape) == self.batch_shape else self.full.expand(batch_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         views = -2 - self.event_dim
@@ -59,9 +56,6 @@ class Viewwise(dist.TorchDistribution):
         zero = found.new_zeros(*found.shape[:-2], self.batch_shape[-2], found.shape[-1])
         return zero.index_copy(-2, self.chosen, found)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> dist.TorchDistribution:
-        return self if torch.Size(batch_shape) == self.batch_shape else self.full.expand(batch_shape)
-
     @property
     def has_rsample(self) -> bool:
         return bool(self.kept.has_rsample)
@@ -69,21 +63,3 @@ class Viewwise(dist.TorchDistribution):
     @property
     def support(self) -> Any:
         return self.kept.support
-
-    @property
-    def mean(self) -> Tensor:
-        return self.full.mean
-
-    @property
-    def mode(self) -> Tensor:
-        return self.full.mode
-
-    @property
-    def variance(self) -> Tensor:
-        return self.full.variance
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        return self.full.sample(sample_shape)
-
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
-        return self.full.rsample(sample_shape)

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from pyro_mm import likelihoods, networks, variants
 from pyro_mm.batch import Batch
+from pyro_mm.distributions.lazy import Lazy, made
+from pyro_mm.evaluation import classify, classify_plug_in, generate, log_conditional, log_marginal
 from pyro_mm.evaluation.proposals import evaluating
 from pyro_mm.handlers import RandomSubsets, in_subsets
 from pyro_mm.modality import Modality
@@ -120,3 +122,74 @@ def test_draws_and_moments_are_those_of_every_view(batch) -> None:
             log_p = partial.log_prob(value)
             torch.testing.assert_close(log_p[seen], full.log_prob(value)[seen])
             assert bool((log_p[~seen] == 0).all())
+
+
+def results(model: nn.Module, guide: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """What evaluations make of rows of which the image, and more, is hidden."""
+    options = {"seed": 3}
+    one, two = batch.only("a"), batch.only("a", "b")
+    made = generate(model, guide, one, 4, **options)
+    return {
+        "marginal": log_marginal(model, guide, one, 20, refine=False, **options).estimate,
+        "refined": log_marginal(model, guide, two, 20, refine=True, **options).estimate,
+        "conditional": log_conditional(model, guide, batch, "b", "a", 20, **options).estimate,
+        "classes": classify(model, guide, batch, "b", "a", 20, **options),
+        "plugged in": classify_plug_in(model, guide, batch, "b", ("a", "c"), 20, **options),
+        "made": made["c"].mean,
+        "density": made["c"].log_prob(batch.x["c"]),
+    }
+
+
+def test_evaluations_decode_what_is_hidden_only_where_they_show_it(batch, monkeypatch) -> None:
+    """To the bit what decoding everything gives."""
+    model, guide = pair()
+    few = results(model, guide, batch)
+    with monkeypatch.context() as patch:
+        patch.setattr("pyro_mm.models.views.is_deferring", lambda: False)
+        every = results(model, guide, batch)
+    for name, value in few.items():
+        assert torch.equal(value, every[name]), name
+    for m, decode in list(model.decoders.items()):
+        model.decoders[m] = Counted(decode)
+
+    def decoded_rows(run) -> dict[str, int]:
+        for decode in model.decoders.values():
+            decode.rows = 0
+        run()
+        return {m: decode.rows for m, decode in model.decoders.items()}
+
+    rows = decoded_rows(lambda: log_marginal(model, guide, batch.only("a"), 20, refine=True, seed=0))
+    assert rows["a"] > 0 and rows["b"] == rows["c"] == 0
+    rows = decoded_rows(lambda: classify(model, guide, batch, "b", "a", 20, seed=0))
+    assert rows["a"] > 0 and rows["b"] > 0 and rows["c"] == 0
+    assert decoded_rows(lambda: generate(model, guide, batch.only("a"), 4)) == {"a": 24, "b": 24, "c": 24}
+    model.train()
+    elbo(model, guide)(batch.only("a")).backward()  # training is as it was
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_a_lazy_distribution_is_what_it_stands_for() -> None:
+    made_once = []
+    full = torch.distributions.Independent(torch.distributions.Normal(torch.randn(4, 3), 0.5), 1)
+
+    def make():
+        made_once.append(1)
+        return full
+
+    lazy = Lazy(make, (4,), (3,), torch.zeros(()))
+    assert lazy.batch_shape == (4,) and lazy.event_shape == (3,) and lazy.event_dim == 1
+    assert lazy.expand((4,)) is lazy and torch.equal(lazy.masked_log_prob(), torch.zeros(4)) and not made_once
+    x = torch.randn(4, 3)
+    assert torch.equal(lazy.log_prob(x), full.log_prob(x)) and torch.equal(lazy.mean, full.mean)
+    assert torch.equal(lazy.variance, full.variance) and torch.equal(lazy.mode, full.mode)
+    assert not lazy.has_rsample and not lazy.has_enumerate_support and str(lazy.support) == str(full.support)
+    torch.manual_seed(0)
+    drawn = lazy.rsample((2,))
+    torch.manual_seed(0)
+    assert torch.equal(drawn, full.rsample((2,))) and lazy.sample().shape == (4, 3)
+    more = lazy.expand((5, 4))
+    assert more.batch_shape == (5, 4) and torch.equal(more.log_prob(x), full.log_prob(x).expand(5, 4))
+    assert len(made_once) == 1
+    assert made(lazy) is full and made(full) is full
+    classes = Lazy(lambda: torch.distributions.Categorical(torch.ones(4, 3)), (4,), (), torch.zeros(()))
+    assert classes.has_enumerate_support and classes.enumerate_support(expand=False).shape == (3, 1)
