@@ -247,7 +247,8 @@ def _rows(found: Mapping[str, Any], plan: Plan) -> list[list[str]]:
 
 
 def _markdown(found: Mapping[str, Any], plan: Plan) -> str:
-    told = ("epochs", "warmup", "batch_size", "lr", "decay", "precision", "clip_norm", "alpha", "k", "rows", "seed")
+    told = ["epochs", "warmup", "batch_size", "lr", "decay", "precision", "clip_norm", "k", "rows", "seed"]
+    told += ["alpha"] if "jmvae_kl" in plan.published.systems else []  # else the names of the systems tell it
     plans = {json.dumps({k: r["plan"][k] for k in told}) for r in found.values()}
     return "\n".join([*markdown(_rows(found, plan)), "", *sorted(plans)]) + "\n"
 
