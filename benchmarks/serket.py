@@ -24,7 +24,7 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from pyro_mm.batch import Batch
-from pyro_mm.data import available
+from pyro_mm.data import Paired, available
 from pyro_mm.data.fsdd import Recording, fsdd
 from pyro_mm.data.mfcc import mfcc
 from pyro_mm.files import write_json
@@ -82,17 +82,11 @@ def main() -> int:
 def paired(name: str, root: Path | None, speech: Path, count: int, seed: int) -> Rows:
     """The images' modality, rows of an image and a sound of one digit, and the digits `(N,)`."""
     splits = available()[name](**({} if root is None else {"root": root}))
-    chosen = splits.some(count, seed).only("image", "label")
-    label = chosen.x["label"]
     recordings = [r for r in fsdd(speech) if not r.test]
-    words = counted(recordings, seed)
-    of, noise = torch.tensor([r.label for r in recordings]), torch.Generator().manual_seed(seed)
-    heard = torch.empty(len(label), dtype=torch.long)
-    for digit in range(CLASSES):
-        mine, these = (label == digit).nonzero().flatten(), (of == digit).nonzero().flatten()
-        heard[mine] = these[torch.randint(len(these), (len(mine),), generator=noise)]
+    spoken = Batch({"sound": counted(recordings, seed), "label": torch.tensor([r.label for r in recordings])})
+    rows = Paired({"drawn": splits.train_batch(seed), "spoken": spoken}).fixed(seed)[:count]
     modality = next(m for m in splits.modalities if m.name == "image")
-    return modality, Batch({"image": chosen.x["image"], "sound": words[heard]}), label
+    return modality, Batch({m: rows.x[m] for m in ("image", "sound")}), rows.x["label"]
 
 
 def counted(recordings: Sequence[Recording], seed: int) -> Tensor:

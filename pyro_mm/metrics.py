@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_mm import storage
-from pyro_mm.evaluation.coherence import cross_accuracy, joint_coherence
+from pyro_mm.evaluation.coherence import cross_accuracy, draws_jointly, joint_coherence
 from pyro_mm.evaluation.collapse import finite
 from pyro_mm.evaluation.frechet import rank
 from pyro_mm.files import BadFile, read_json, write_json
@@ -78,8 +78,7 @@ def evaluate_metrics(
     if "coherence" in which:
         tell("accuracy across modalities")
         found["cross_accuracy"] = cross_accuracy(*pair, test, judges.label, **options).to_json()
-        model = run.recipe.model
-        if len(getattr(model, "names", test.names)) > 1 and not getattr(model, "conditioned_on", ()):
+        if draws_jointly(run.recipe.model, test.names):
             tell("joint coherence")
             share = joint_coherence(*pair, run.recipe.modalities, draws, **options)
             found["joint_coherence"] = {"value": share.value, "se": share.se, "n": share.n}

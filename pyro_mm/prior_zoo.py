@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from pyro_mm.batch import Batch
 from pyro_mm.evaluation.coherence import Judge, Proportion, device_of, joint_coherence
-from pyro_mm.evaluation.evidence import Evidence, over
+from pyro_mm.evaluation.compare import Comparison, Difference
+from pyro_mm.evaluation.evidence import Evidence
 from pyro_mm.evaluation.marginal import about, log_marginal
 from pyro_mm.guides import Experts
 from pyro_mm.models import FlowPrior, GaussianMixture, VampPrior
@@ -67,23 +67,22 @@ class PriorZoo:
 
     priors: dict[str, Fitted]
 
-    def gain(self, name: str) -> Tensor:
-        """log p(X) under this prior less that under the system's own, by row `(N,)`, nats."""
-        return self.priors[name].evidence.estimate - self.priors[OWN].evidence.estimate
+    def gain(self, name: str) -> Difference:
+        """log p(X) under this prior less that under the system's own, paired by row."""
+        return Comparison({n: fitted.evidence for n, fitted in self.priors.items()}).difference(name, OWN)
 
     def summary(self) -> list[dict[str, Any]]:
         """Numbers of every prior, in order: means over rows and standard errors; nats."""
         found = []
         for name, fitted in self.priors.items():
-            ev, gain = fitted.evidence, over(fitted.evidence.scored, self.gain(name))
-            joint = fitted.coherence
+            ev, gain, joint = fitted.evidence, self.gain(name), fitted.coherence
             found.append(
                 {
                     "prior": name,
                     "log_p": ev.mean,
                     "se": ev.mean_se,
-                    "gain": gain.mean().item(),
-                    "gain_se": gain.std().item() / sqrt(len(gain)),
+                    "gain": gain.mean,
+                    "gain_se": gain.se,
                     "unreliable": ev.unreliable_share,
                     "k": ev.k,
                     "coherence": None if joint is None else joint.value,

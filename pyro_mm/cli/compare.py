@@ -161,6 +161,7 @@ def _priors(arguments: argparse.Namespace) -> int:
     run = _one(arguments, "--priors are fitted to one RUN")
     import torch
 
+    from pyro_mm.evaluation.coherence import draws_jointly
     from pyro_mm.judges import train_judges
     from pyro_mm.prior_zoo import PRIORS, prior_zoo
 
@@ -169,7 +170,7 @@ def _priors(arguments: argparse.Namespace) -> int:
     rows = run.splits.some(START, arguments.seed).to(device_of(arguments.device))
     priors = {n: PRIORS[n](run.recipe, run.settings.dim, rows) for n in names}
     test = run.test_rows(arguments.rows)
-    judged = run.splits.label is not None and len(getattr(run.recipe.model, "names", ())) > 1
+    judged = run.splits.label is not None and draws_jointly(run.recipe.model, run.splits.names)
     with progress_line() as tell:
         found = prior_zoo(
             run.recipe,

@@ -48,7 +48,7 @@ class Lazy(dist.TorchDistribution):
 
     arg_constraints: dict[str, object] = {}  # noqa: RUF012
     has_rsample: Any = False
-    """Pyro asks at every site; whoever wants derivatives of draws asks `made(fn)`."""
+    """Pyro asks at every site; whoever wants derivatives of draws, or a list of values, asks `made(fn)`."""
 
     def __init__(
         self, make: Callable[[], dist.TorchDistribution], batch_shape: Any, event_shape: Any, like: Tensor
@@ -72,13 +72,6 @@ class Lazy(dist.TorchDistribution):
         if (shape := torch.Size(batch_shape)) == self.batch_shape:
             return self
         return Lazy(lambda: self.full.expand(shape), shape, self.event_shape, self.like)
-
-    @property
-    def has_enumerate_support(self) -> bool:
-        return bool(self.full.has_enumerate_support)
-
-    def enumerate_support(self, expand: bool = True) -> Tensor:
-        return self.full.enumerate_support(expand)
 
     @property
     def support(self) -> Any:

@@ -144,6 +144,11 @@ def cross_accuracy(
     return CrossAccuracy({key: found[key] for key in order})
 
 
+def draws_jointly(model: Program, names: Sequence[str]) -> bool:
+    """Does `joint_coherence` apply?  The model makes two modalities of these, or more, and is conditioned on none."""
+    return len(getattr(model, "names", names)) > 1 and not getattr(model, "conditioned_on", ())
+
+
 def joint_coherence(
     model: Program,
     guide: Program,

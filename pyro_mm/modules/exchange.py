@@ -159,7 +159,8 @@ def exchange(
     for t in range(now.rounds, rounds):
         told = with_entry(batch, message, now.mu)
         if epochs:
-            _train(Stage(objective, epochs, name=f"round_{t + 1}"), told, seed + t, fit_folder(where, t + 1), options)
+            own = None if where is None else fit_folder(where, t + 1)
+            _train(Stage(objective, epochs, name=f"round_{t + 1}"), told, seed + t, own, options)
         with evaluating(model, guide, seed=seed + t):
             now.losses.append(float(objective(told)))
         codes = encode(guide, told, seed=seed + t).mean[site]
@@ -173,9 +174,8 @@ def exchange(
     return Exchange(now.r, now.codes, now.mu, now.losses)
 
 
-def _named(*parts: Any) -> dict[str, nn.Module]:
+def _named(model: Program, guide: Program, modules: Sequence[ClassMixture]) -> dict[str, nn.Module]:
     """Whatever has parameters, by name."""
-    model, guide, modules = parts
     every = {"model": model, "guide": guide, **{f"module_{i}": m for i, m in enumerate(modules, 1)}}
     return {n: m for n, m in every.items() if isinstance(m, nn.Module)}
 

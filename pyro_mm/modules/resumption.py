@@ -27,9 +27,9 @@ class Reached:
     losses: list[float] = field(default_factory=list)
 
 
-def fit_folder(folder: Path | None, round: int) -> Path | None:
+def fit_folder(folder: Path, number: int) -> Path:
     """Where the VAE's training of a round keeps its checkpoint while it runs, and its log."""
-    return None if folder is None else folder / f"round_{round}"
+    return folder / f"round_{number}"
 
 
 def keep(folder: Path, modules: Mapping[str, nn.Module], now: Reached) -> None:
@@ -50,7 +50,7 @@ def keep(folder: Path, modules: Mapping[str, nn.Module], now: Reached) -> None:
             "tensors": checkpoint.snapshot(modules),
         },
     )
-    (folder / f"round_{now.rounds}" / checkpoint.FILE).unlink(missing_ok=True)
+    (fit_folder(folder, now.rounds) / checkpoint.FILE).unlink(missing_ok=True)
 
 
 def reached(folder: Path, modules: Mapping[str, nn.Module], start: Reached) -> Reached:
