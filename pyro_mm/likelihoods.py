@@ -87,7 +87,7 @@ class Bernoulli(Likelihood):
     """Binary pixels or flags, 0 or 1."""
 
     def __call__(self, raw: Tensor, shape: Shape, **learnt: Tensor) -> dist.TorchDistribution:
-        return dist.Bernoulli(logits=raw, validate_args=False).to_event(len(shape))
+        return distributions.Bernoulli(logits=raw, validate_args=False).to_event(len(shape))
 
     def check(self, x: Tensor, name: str) -> None:
         refuse((x != 0) & (x != 1), x, name, "0 or 1 (grey values: ContinuousBernoulli or Binomial)")
@@ -122,7 +122,7 @@ class Binomial(Likelihood):
     total: int = 16
 
     def __call__(self, raw: Tensor, shape: Shape, **learnt: Tensor) -> dist.TorchDistribution:
-        return dist.Binomial(self.total, logits=raw, validate_args=False).to_event(len(shape))
+        return distributions.Binomial(self.total, logits=raw, validate_args=False).to_event(len(shape))
 
     def check(self, x: Tensor, name: str) -> None:
         refuse((x < 0) | (x > self.total) | (x != x.round()), x, name, f"whole numbers from 0 to {self.total}")

@@ -7,7 +7,7 @@ from math import log, pi
 import pyro.distributions as dist
 from torch import Tensor
 
-__all__ = ["Normal"]
+__all__ = ["Normal", "unexpanded"]
 
 
 class Normal(dist.Normal):
@@ -20,11 +20,11 @@ class Normal(dist.Normal):
         """-(x - mean)^2 / (2 s^2) - log s - log(2 pi) / 2, nats per element."""
         if self._validate_args:
             self._validate_sample(value)
-        scale = _unexpanded(self.scale)
+        scale = unexpanded(self.scale)
         return (value - self.loc).square() * (-0.5 / scale.square()) - (scale.log() + 0.5 * log(2 * pi))
 
 
-def _unexpanded(x: Tensor) -> Tensor:
+def unexpanded(x: Tensor) -> Tensor:
     """`x` with size 1 wherever it repeats one element, which broadcasts to the same."""
     if x.numel() < 2 or 0 not in x.stride():
         return x

@@ -13,7 +13,7 @@ from pyro_mm.evaluation.footprint import bytes_per_particle
 
 __all__ = ["MEMORY", "Plan"]
 
-ELEMENTS = 1 << 22  # of the widest observation, held at once: 16 MB in float32
+ELEMENTS = 1 << 21  # of the widest observation, held at once: 8 MB in float32
 LEAST, MOST, PARTICLES = 512, 1 << 14, 256
 ACCELERATED = 16  # times as much on an accelerator, which has no cache to keep to and waits for Python between passes
 MEMORY = 512 << 20  # bytes in one pass
