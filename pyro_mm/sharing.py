@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pyro.nn import PyroModule
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 __all__ = ["once", "shared_networks"]
 
+Found = TypeVar("Found")
 _found: ContextVar[dict[tuple[Any, ...], tuple[Any, ...]] | None] = ContextVar("pyro_mm_shared", default=None)
 
 
@@ -33,7 +34,7 @@ def shared_networks() -> Iterator[None]:
         _found.reset(token)
 
 
-def once(net: nn.Module, x: Tensor | tuple[Tensor, ...], mask: Tensor | None, compute: Callable[[], Tensor]) -> Tensor:
+def once(net: nn.Module, x: Tensor | tuple[Tensor, ...], mask: Tensor | None, compute: Callable[[], Found]) -> Found:
     """`compute()`, or what it gave before for the very same network, tensors and mask.
 
     Parameters that were swapped for others (`frozen`), another mode, or gradients switched off make another network.
@@ -46,8 +47,7 @@ def once(net: nn.Module, x: Tensor | tuple[Tensor, ...], mask: Tensor | None, co
     seen = tuple(map(id, x)) if isinstance(x, tuple) else id(x)
     key = (id(net), seen, id(mask), id(parameter), net.training, torch.is_grad_enabled())
     if key in found:
-        out: Tensor = found[key][0]
-        return out
+        return found[key][0]  # type: ignore[no-any-return]
     out = compute()
     if not any(isinstance(part, PyroModule) for part in net.modules()):
         # The objects are kept as well: an id is only theirs while they live.

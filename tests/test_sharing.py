@@ -112,3 +112,12 @@ def test_jmvae_kl_runs_every_layer_once() -> None:
         part.register_forward_hook(lambda *_, name=name: runs.append(name))
     recipe.objective(Batch(mixed().x))
     assert len(layers) > 8 and sorted(runs) == sorted(layers)
+
+
+def test_the_joint_posterior_of_a_surrogate_is_made_once_for_all_terms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JMVAE-kl asks for q(z | X) in its bound and in every KL."""
+    recipe, batch = make("jmvae_kl"), mixed()
+    made, plain = [], type(recipe.guide.joint).posterior
+    monkeypatch.setattr(type(recipe.guide.joint), "posterior", lambda self, b: made.append(b) or plain(self, b))
+    recipe.objective(batch)
+    assert len(made) == 1

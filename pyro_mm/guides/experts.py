@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_mm.batch import Batch
-from pyro_mm.guides.fusion import Fusion, barycentre
+from pyro_mm.guides.fusion import SYMMETRIC, Fusion, barycentre
 from pyro_mm.models.priors import StandardNormal, moments_of
 
 __all__ = ["Experts", "opinions", "single"]
@@ -54,7 +54,7 @@ class Experts(nn.Module):
 
     def posterior(self, batch: Batch) -> dist.TorchDistribution:
         """q(z | the present modalities), batch shape `(N,)` or `(S, N)`."""
-        loc, scale, mask = opinions(self.encoders, batch)
+        loc, scale, mask = opinions(self.encoders, batch, blanks=self.fuse not in SYMMETRIC)
         extra: dict[str, Any] = {}
         if self.prior is not None:
             extra["prior"] = moments_of(self.prior)
@@ -65,19 +65,21 @@ class Experts(nn.Module):
             pyro.sample("z", self.posterior(batch))
 
 
-def opinions(encoders: nn.ModuleDict, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def opinions(encoders: nn.ModuleDict, batch: Batch, *, blanks: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """Every expert's `loc` and `scale` `(N, M, D)` and presence `(..., N, M)`.
 
-    Encoders of modalities that are hidden in every row are not run; their places are filled.
+    Encoders of modalities that are hidden in every row are not run; their places are filled, or left out with
+    `blanks=False`, but for one where there is nothing else.
     """
     seen = [m for m in encoders if m in batch.x and m not in batch.hidden]
     run = {m: encoders[m](batch.x[m]).base_dist for m in seen or _any_readable(encoders, batch)}
     blank = next(iter(run.values())).loc.detach()
     zero, one = torch.zeros_like(blank), torch.ones_like(blank)
-    loc = torch.stack([run[m].loc if m in run else zero for m in encoders], -2)
-    scale = torch.stack([run[m].scale if m in run else one for m in encoders], -2)
+    told = list(encoders) if blanks else list(run)
+    loc = torch.stack([run[m].loc if m in run else zero for m in told], -2)
+    scale = torch.stack([run[m].scale if m in run else one for m in told], -2)
     never = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
-    mask = torch.stack(torch.broadcast_tensors(*(batch.mask.get(m, never) for m in encoders)), -1)
+    mask = torch.stack(torch.broadcast_tensors(*(batch.mask.get(m, never) for m in told)), -1)
     return loc, scale, mask
 
 

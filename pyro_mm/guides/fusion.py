@@ -18,6 +18,7 @@ from torch import Tensor
 from pyro_mm.distributions import Mixture
 
 __all__ = [
+    "SYMMETRIC",
     "Fusion",
     "barycentre",
     "mixture_of_experts",
@@ -117,6 +118,19 @@ def barycentre(loc: Tensor, scale: Tensor, mask: Tensor, prior: LocScale = STAND
     share = count.clamp(min=1)
     mean = (torch.where(seen, loc, 0.0).sum(-2)) / share + empty * prior[0]
     return diagonal(mean, torch.where(seen, scale, 0.0).sum(-2) / share + empty * prior[1])
+
+
+SYMMETRIC = frozenset(
+    {
+        product_of_experts,
+        product_of_posteriors,
+        mixture_of_experts,
+        mixture_of_products,
+        product_of_a_subset,
+        barycentre,
+    }
+)
+"""Rules that give the same without the experts that are absent in every row, wherever these stood."""
 
 
 def _subset_of(mask: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import nn
 from pyro_mm.batch import Batch
 from pyro_mm.guides.experts import Experts
 from pyro_mm.guides.fusion import product_of_posteriors
+from pyro_mm.sharing import once
 from pyro_mm.tracing import is_traced
 
 __all__ = ["Surrogate"]
@@ -42,7 +43,11 @@ class Surrogate(nn.Module):
         return self.unimodal.names
 
     def posterior(self, batch: Batch) -> dist.TorchDistribution:
-        """q(z | the present modalities), batch shape `(N,)` or `(S, N)`."""
+        """q(z | the present modalities), batch shape `(N,)` or `(S, N)`; made once for all terms of an objective."""
+        seen = tuple(t for m in self.names if m in batch.x for t in (batch.x[m], batch.mask[m]))
+        return once(self, seen, None, lambda: self._posterior(batch))
+
+    def _posterior(self, batch: Batch) -> dist.TorchDistribution:
         if batch.hidden.intersection(self.names):
             return self.unimodal.posterior(batch)
         full = torch.stack(torch.broadcast_tensors(*(batch.mask[m] for m in self.names))).all(0)

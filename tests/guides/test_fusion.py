@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import combinations
+from typing import Any
 
 import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
 
+from pyro_mm.batch import Batch
 from pyro_mm.guides import (
+    Experts,
     barycentre,
     mixture_of_experts,
     mixture_of_products,
     product_of_experts,
     product_of_posteriors,
 )
+from pyro_mm.guides.experts import opinions
+from pyro_mm.guides.fusion import SYMMETRIC, Fusion, product_of_a_subset
+from pyro_mm.likelihoods import Normal
+from pyro_mm.modality import Modality, encoders
 from tests.helpers.oracle import LG
 
 D = torch.float64
@@ -257,3 +264,32 @@ def test_the_cached_subsets_survive_inference_mode():
     loc, scale = (v.requires_grad_() for v in experts(dim=2))
     mixture_of_products(loc, scale, MASKS).log_prob(torch.zeros(2, dtype=D)).sum().backward()
     assert torch.isfinite(loc.grad).all()
+
+
+@pytest.mark.parametrize("fuse", sorted(SYMMETRIC, key=lambda f: f.__name__))
+def test_experts_hidden_in_every_row_are_left_out_and_nothing_changes(fuse: Fusion) -> None:
+    """The posterior is that of a rule that is told of all, and the rule sees two of four."""
+    torch.manual_seed(0)
+    modalities = [Modality(m, (3,), Normal()) for m in "abcd"]
+    told: list[int] = []
+
+    def counting(loc: Tensor, scale: Tensor, mask: Tensor) -> Any:
+        told.append(mask.shape[-1])
+        return fuse(loc, scale, mask)
+
+    few = Experts(encoders(modalities, 2), fuse)
+    all_told = Experts(few.encoders, counting)
+    mask = torch.tensor([[True, True, False, False], [True, False, True, False]])
+    batch = Batch({m: torch.randn(4, 3) for m in "abcd"}, {"b": mask[0], "d": mask[1]}).only("b", "d")
+    torch.manual_seed(1)
+    one = few.posterior(batch)
+    torch.manual_seed(1)
+    other = all_told.posterior(batch)
+    assert told == [4]
+    if fuse is not product_of_a_subset:  # which is drawn at random
+        z = torch.randn(5, 4, 2)
+        torch.testing.assert_close(one.log_prob(z), other.log_prob(z))
+    loc, _, seen = opinions(few.encoders, batch, blanks=False)
+    assert loc.shape == (4, 2, 2) and seen.shape == (4, 2)
+    nothing = few.posterior(batch.only("a").only("b"))
+    torch.testing.assert_close(nothing.mean, torch.zeros(4, 2))
