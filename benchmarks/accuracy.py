@@ -31,7 +31,7 @@ from torch.nn.functional import interpolate
 import pyro_mm as mm
 from pyro_mm import data
 from pyro_mm.batch import Batch
-from pyro_mm.evaluation import Evidence, log_marginal
+from pyro_mm.evaluation import Evidence, Laplace, log_marginal
 from pyro_mm.objectives import elbo
 from pyro_mm.tables import markdown
 
@@ -73,6 +73,7 @@ def accuracies(rows: int, epochs: int, rounds: int, k: int = 20_000, width: int 
     candidates: dict[str, Callable[..., Evidence]] = {
         BASE: partial(estimate, k, refine=False),
         "guide, K = 1,000": partial(estimate, 1000, refine=False),
+        "Laplace, K = 100": partial(estimate, 100, refine=Laplace()),
         "refined, K = 100": partial(estimate, 100, refine=True),
         "refined, K = 1,000": partial(estimate, 1000, refine=True),
         **{f"target_se = {t:g}": partial(estimate, target_se=t) for t in (0.5, 0.3)},
