@@ -9,9 +9,9 @@ diffusion prior to MVAE.  Of four modalities `mvae_sampled` costs less, which tr
 time: where it is among the systems, the prior is fitted to that one.  JMVAE-kl is JMVAE-GAN without its GAN: what
 separates these two is the discriminator.
 Of each: accuracy of the label from every set of the other modalities under four levels of noise; of decoders' means at
-draws of the prior coherence, Frechet and kernel distance, precision and recall in the features of autoencoders of the
-data, and sharpness of images and spectra, their mean squared Laplacian over that of real ones; retrieval in every
-direction.
+draws of the prior coherence, Frechet and kernel distance (the latter in the file only), precision and recall in the
+features of autoencoders of the data, and sharpness of images and spectra, their mean squared Laplacian over that of
+real ones; retrieval in every direction.
 +- are standard errors over rows (a recording that stands in several rows counts once) and over generated and real rows
 together; ranges are 95 % bootstrap intervals over queries.  None of them knows of another seed's training.  Writes
 OUT/SYSTEM/fusion.json and OUT/table.md.
@@ -185,10 +185,10 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         ["coherence (%)", *(f"{100 * j['value']:.1f} ± {100 * j['se']:.1f}" for j in joint)],
     ]
     for m, e in first["generation"].items():
-        for key in ("frechet", "kernel", "precision", "recall"):
-            what = f"{m}: {key}" + (f" (halves of real rows: {e['frechet_halves']:.1f})" if key == "frechet" else "")
-            each = [f["generation"][m] for f in systems]
-            drawn.append([what, *(f"{g[key]:.3g} ± {g[f'{key}_se']:.2g}" for g in each)])
+        each = [f["generation"][m] for f in systems]
+        for key, unit in (("frechet", e["frechet_halves"]), ("precision", 1.0), ("recall", 1.0)):
+            what = f"{m}: {key}" + (" (1: that of halves of the real rows)" if key == "frechet" else "")
+            drawn.append([what, *(f"{g[key] / unit:.3g} ± {g[f'{key}_se'] / unit:.2g}" for g in each)])
         if m in first["sharpness"]:
             drawn.append([f"{m}: sharpness", *(f"{f['sharpness'][m]:.2f}" for f in systems)])
     size = [["", *found], ["parameters, millions", *(f"{f['parameters'] / 1e6:.2f}" for f in systems)]]
