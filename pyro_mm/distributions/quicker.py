@@ -23,14 +23,14 @@ QUICKER: dict[type, Callable[[Any, Tensor], Tensor]] = {
 def log_density(fn: Any, value: Tensor) -> Tensor:
     """`fn.log_prob(value)`, by our own formula where `fn` is Pyro's Bernoulli, binomial or Normal, or events of these.
 
-    So a program need not name our distributions to be as quick.  What validates its values or is of a class of its own
-    is asked itself.
+    So a program need not name our distributions to be as quick.  Values are validated where `fn` would; what is of a
+    class of its own is asked itself.
     """
     base, summed = fn, 0
-    while type(base) is dist.Independent and not base._validate_args:
+    while type(base) is dist.Independent:
         base, summed = base.base_dist, summed + base.reinterpreted_batch_ndims
     quick = QUICKER.get(type(base))
-    if quick is None or base._validate_args:
+    if quick is None:
         return fn.log_prob(value)  # type: ignore[no-any-return]
     found = quick(base, value)
     return found.flatten(-summed).sum(-1) if summed else found

@@ -126,11 +126,14 @@ class Counted(dist.Bernoulli):
         return super().log_prob(value) + 1
 
 
-def test_what_is_of_a_class_of_its_own_or_validates_is_asked_itself() -> None:
+def test_what_is_of_a_class_of_its_own_is_asked_itself_and_values_are_validated() -> None:
     raw, x = torch.randn(3, 4), torch.ones(3, 4)
     own = Counted(logits=raw, validate_args=False)
     torch.testing.assert_close(log_density(own.to_event(1), x), own.log_prob(x).sum(-1))
     for event in (0, 1):
+        valid = dist.Bernoulli(logits=raw, validate_args=True).to_event(event)
+        quick = dist.Bernoulli(logits=raw, validate_args=False).to_event(event)
+        assert torch.equal(log_density(valid, x), log_density(quick, x))  # to the bit: validation is for first passes
         with pytest.raises(ValueError, match="within the support"):
             log_density(dist.Bernoulli(logits=raw, validate_args=True).to_event(event), x + 1)
     for ours in (Bernoulli(logits=raw, validate_args=True), Binomial(2, logits=raw, validate_args=True)):
