@@ -36,12 +36,20 @@ anything: above every table is said what that was.  The tables are measured one 
 """
 WHY_STEPS = """\
 Where an aim is missed: the aims come from another machine.  "Matrix products and Adam alone" is the least that a step
-can take on this one, and at 64 wide it is about what the aim allows for the whole step.
+can take on this one, and at 64 wide it is about what the aim allows for the whole step.  NumPyro's step is one call
+into XLA; ours at 64 wide spends a good part of its time between kernels, where Python hands a graph its tensors.
+Layers in bfloat16 return float32, which costs them passes that autocast does not make (`docs/decisions.md`).
 """
 WHY_LIKELIHOODS = """\
-Where the aim is missed: beside its matrix products a pass adds biases, applies activations and takes logarithms and
-exponentials of every pixel, in one sweep over memory each, as the row by hand does; and Python runs the programs once
-for every pass, which larger chunks share among more particles.  A compiled pass makes one sweep of many.
+Where the aim is missed: beside its matrix products a pass adds biases, applies activations and takes a sigmoid and a
+logarithm of every pixel, in one sweep over memory each; and Python runs the programs once for every pass, which larger
+chunks share among more particles.  The row by hand spends more on pixels, because torch's own binary cross-entropy
+goes through `log1p`, which is slow; the pair by Pyro's own classes is scored without.
+"""
+WHY_MODALITIES = """\
+Where an aim is missed: at 512 wide a step is matrix products on either side, and there are no more of them on one.  At
+64 wide JMVAE-kl's eager step runs one small program for every KL, whose Python MultiVae's single loss function does
+not have; compiled it has none either, but compiling many modalities takes minutes, so that only two are shown.
 """
 
 
@@ -202,7 +210,7 @@ def of_modalities(found: list[dict[str, Any]]) -> str:
         rows.append((f"MultiVae / ours at width {width}, least to most", here, f"at least {least}"))
     most = [f"{r:.1f}" for f, r in beside if (f["variant"], f["modalities"], f["width"]) == ("mopoe", 8, 512)]
     rows.append(("MultiVae / ours, MoPoE of 8 modalities at width 512", most[0] if most else ABSENT, "at least 15"))
-    return "\n".join(["## Many modalities", "", story(modalities), "", *lines, "", *aims(rows), ""])
+    return "\n".join(["## Many modalities", "", story(modalities), "", *lines, "", *aims(rows), "", WHY_MODALITIES])
 
 
 def over(f: Mapping[str, Any]) -> float | None:
