@@ -34,7 +34,7 @@ from pyro_mm.tables import markdown
 
 VARIANTS = (
     "mvae", "gpoe", "mmvae", "mopoe", "mmjsd", "mvtcae", "crmvae", "codevae", "wbvae", "mwbvae", "helvae", "m2vae",
-    "mmvm", "sum_pooling", "mmvaeplus",
+    "mmvm", "mmvm_pairwise", "sum_pooling", "mmvaeplus",
 )  # fmt: skip
 PLAN = ("data", "epochs", "dim", "batch_size", "precision", "seed", "rows", "judged", "k")
 MEASURED, STEPS = "aggregated.json", 8  # steps of each variant in a round
