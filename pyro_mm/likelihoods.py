@@ -106,7 +106,11 @@ class PseudoBernoulli(Bernoulli):
 
 @dataclass(frozen=True)
 class ContinuousBernoulli(Likelihood):
-    """Grey pixels in [0, 1] (Loaiza-Ganem & Cunningham 2019), a proper density."""
+    """Grey pixels in [0, 1] (Loaiza-Ganem & Cunningham 2019), a proper density.
+
+    It has no upper bound at pixels that are exactly 0 or 1: where a background is, decoders saturate without end, and
+    the least noise is unheard of.  Train and score `evaluation.dequantised` rows, or use `Binomial`, to compare systems.
+    """
 
     def __call__(self, raw: Tensor, shape: Shape, **learnt: Tensor) -> dist.TorchDistribution:
         return distributions.ContinuousBernoulli(logits=raw, validate_args=False).to_event(len(shape))
