@@ -109,7 +109,7 @@ class ContinuousBernoulli(Likelihood):
     """Grey pixels in [0, 1] (Loaiza-Ganem & Cunningham 2019), a proper density.
 
     It has no upper bound at pixels that are exactly 0 or 1: where a background is, decoders saturate without end, and
-    the least noise is unheard of.  Train and score `evaluation.dequantised` rows, or use `Binomial`, to compare systems.
+    the least noise is unheard of.  To compare systems train and score `evaluation.dequantised` rows, or use `Binomial`.
     """
 
     def __call__(self, raw: Tensor, shape: Shape, **learnt: Tensor) -> dist.TorchDistribution:
