@@ -36,6 +36,7 @@ VARIANTS = (
     "mvae", "gpoe", "mmvae", "mopoe", "mmjsd", "mvtcae", "crmvae", "codevae", "wbvae", "mwbvae", "helvae", "m2vae",
     "mmvm", "mmvm_pairwise", "sum_pooling", "mmvaeplus",
 )  # fmt: skip
+OPTIONS: dict[str, dict[str, Any]] = {"sum_pooling": {"k": 1}}  # one random subset a step, as published: not all 30
 PLAN = ("data", "epochs", "dim", "batch_size", "precision", "seed", "rows", "judged", "k")
 MEASURED, STEPS = "aggregated.json", 8  # steps of each variant in a round
 DRAWS = 30  # for posterior means that are not known
@@ -77,7 +78,7 @@ def main() -> None:
 def settings(a: argparse.Namespace, name: str) -> Settings:
     """The same for all but the variant."""
     asked = {n: getattr(a, n) for n in ("data", "root", "dim", "epochs", "batch_size", "precision", "seed")}
-    return Settings(name, **asked)
+    return Settings(name, options=OPTIONS.get(name, {}), **asked)
 
 
 def measured(s: Settings, a: argparse.Namespace) -> None:

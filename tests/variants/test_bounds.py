@@ -187,3 +187,20 @@ def test_nested_divergences_exceed_the_log_likelihood_of_a_row(bound: Callable[.
         optimiser.step()
     with torch.no_grad():
         assert -torch.stack([objective(row) for _ in range(60)]).mean() > exact + 0.2
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_random_masks_give_the_mean_over_all_of_them(k: int) -> None:
+    """Sum pooling by k subsets at a step: its mean is the objective, with rows that lack something."""
+    torch.manual_seed(0)
+    modalities = [Modality(m, (2,), likelihoods.Normal(), Linear()) for m in "abcd"]
+    recipe = variants.sum_pooling(modalities, dim=2, width=8)
+    sampled = masked_bound(recipe.model, recipe.guide, tuple("abcd"), 0.7, {"a": 2.0}, k)
+    every = masked_bound(recipe.model, recipe.guide, tuple("abcd"), 0.7, {"a": 2.0})
+    gaps = {m: torch.rand(40) < 0.7 for m in "abcd"}
+    batch = Batch({m: 2 * torch.randn(40, 2) for m in "abcd"}, gaps)
+    with torch.no_grad():
+        few, many = torch.stack([sampled(batch) for _ in range(1500)]), torch.stack([every(batch) for _ in range(300)])
+    error = (few.var() / len(few) + many.var() / len(many)).sqrt()
+    assert (few.mean() - many.mean()).abs() < 4 * error < 0.02 * many.mean().abs()
+    assert few.std() > 2 * many.std()  # which subsets are drawn does matter here
