@@ -30,10 +30,9 @@ def sum_pooling(
 ) -> Recipe:
     """p(z) prod_m p(x_m|z) with q(z|x_S) = N from rho(sum_{m in S} chi(h_m(x_m))), one network for every S.
 
-    Maximises `masked_bound`, the mean over all subsets, or with k the mean over that many random ones (the paper's is
-    one), an unbiased estimate that costs less of many modalities.  The bound on log p(x_S) is one; that
-    on log p(x_rest|x_S) has q(z|x_S) for p(z|x_S), and with it the sum is none on log p(X), though at the exact
-    posteriors it equals log p(X).
+    Maximises `masked_bound`, the mean over all subsets, or with k over that many random ones (the paper's is one), an
+    unbiased estimate that costs less of many modalities.  The bound on log p(x_S) is one; that on log p(x_rest|x_S) has
+    q(z|x_S) for p(z|x_S), and with it the sum is none on log p(X), though at the exact posteriors it equals log p(X).
     """
     model = Joint(decoders(modalities, dim), dim)
     guide = JointEncoder(SumPooling(modalities, dim, width), dim)
