@@ -121,3 +121,12 @@ def test_the_joint_posterior_of_a_surrogate_is_made_once_for_all_terms(monkeypat
     monkeypatch.setattr(type(recipe.guide.joint), "posterior", lambda self, b: made.append(b) or plain(self, b))
     recipe.objective(batch)
     assert len(made) == 1
+
+
+def test_sum_pooling_looks_at_every_modality_once_for_all_terms(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, batch = make("sum_pooling"), mixed()
+    chi = recipe.guide.net.chi
+    ran, plain = [], chi.forward
+    monkeypatch.setattr(chi, "forward", lambda x: ran.append(x) or plain(x))
+    recipe.objective(batch)
+    assert len(ran) == len(batch.names)

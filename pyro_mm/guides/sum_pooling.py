@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pyro.distributions as dist
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from pyro_mm.batch import Batch
 from pyro_mm.modality import Modality, names_of, positive
+from pyro_mm.sharing import once
 
 __all__ = ["SumPooling"]
 
@@ -37,7 +39,8 @@ class SumPooling(nn.Module):
         for m, body in self.bodies.items():
             if m not in batch.x or m in batch.hidden:
                 continue
-            part = self.chi(self.modalities[m].apply_net(body, batch.x[m]))
+            seen = self.modalities[m].apply_net(body, batch.x[m])
+            part = once(self.chi, seen, None, partial(self.chi, seen))
             total = total + torch.where(batch.mask[m].unsqueeze(-1), part, 0.0)
         if isinstance(total, Tensor):
             return total
