@@ -19,7 +19,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_mm.batch import Batch
-from pyro_mm.distributions import DiffusedBound, log_density
+from pyro_mm.distributions import DiffusedBound, log_prob_of
 from pyro_mm.distributions.lazy import Lazy
 from pyro_mm.handlers import DATA_DIM, PARTICLE_DIM, SUBSET_DIM, Program, particles
 
@@ -44,7 +44,7 @@ class Site:
         """Masked log-density over the batch shape; `scaled=False` drops every training weight."""
         if type(self.fn) is Lazy:  # of a modality that is hidden in every row
             return self.fn.masked_log_prob()
-        return scale_and_mask(log_density(self.fn, self.value), self.scale if scaled else 1.0, self.mask)
+        return scale_and_mask(log_prob_of(self.fn, self.value), self.scale if scaled else 1.0, self.mask)
 
 
 KEPT = {DATA_DIM: "data", SUBSET_DIM: "subset", PARTICLE_DIM: "particles"}

@@ -7,7 +7,7 @@ from pyro_mm.distributions.flow import Flowed, MaskedFlow
 from pyro_mm.distributions.mixture import Mixture, independent_components
 from pyro_mm.distributions.mixture_of import MixtureOf
 from pyro_mm.distributions.normal import Normal
-from pyro_mm.distributions.quicker import log_density
+from pyro_mm.distributions.quicker import log_prob_of
 from pyro_mm.distributions.tokens import TokenSequence
 
 __all__ = [
@@ -23,5 +23,5 @@ __all__ = [
     "Normal",
     "TokenSequence",
     "independent_components",
-    "log_density",
+    "log_prob_of",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_mm.distributions.bernoulli import Bernoulli, Binomial
 from pyro_mm.distributions.normal import Normal
 
-__all__ = ["log_density"]
+__all__ = ["log_prob_of"]
 
 QUICKER: dict[type, Callable[[Any, Tensor], Tensor]] = {
     dist.Bernoulli: Bernoulli.log_prob,
@@ -20,7 +20,7 @@ QUICKER: dict[type, Callable[[Any, Tensor], Tensor]] = {
 }
 
 
-def log_density(fn: Any, value: Tensor) -> Tensor:
+def log_prob_of(fn: Any, value: Tensor) -> Tensor:
     """`fn.log_prob(value)`, by our own formula where `fn` is Pyro's Bernoulli, binomial or Normal, or events of these.
 
     So a program need not name our distributions to be as quick.  Values are validated where `fn` would; what is of a

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyro_mm.batch import Batch
 from pyro_mm.distributions.lazy import Lazy, is_deferring
+from pyro_mm.distributions.quicker import log_prob_of
 
 __all__ = ["Viewwise", "decoded"]
 
@@ -52,7 +53,7 @@ class Viewwise(Lazy):
         views = -2 - self.event_dim
         if value.dim() >= -views and value.shape[views] == self.batch_shape[-2] > 1:
             value = value.index_select(views, self.chosen)
-        found = self.kept.log_prob(value)
+        found = log_prob_of(self.kept, value)
         zero = found.new_zeros(*found.shape[:-2], self.batch_shape[-2], found.shape[-1])
         return zero.index_copy(-2, self.chosen, found)
 
