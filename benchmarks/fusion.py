@@ -7,7 +7,8 @@
 Trains MVAE, MoPoE, MMVAE+, JMVAE-kl, JMVAE-GAN and MLD (a folder OUT/SYSTEM each, resumed where it stood), and fits a
 diffusion prior to MVAE.  Of four modalities `mvae_sampled` costs less, which trains on some of their subsets at a
 time: where it is among the systems, the prior is fitted to that one.  JMVAE-kl is JMVAE-GAN without its GAN: what
-separates these two is the discriminator.
+separates these two is the discriminator.  `mopoe_noised` is MoPoE whose encoders see noise in training (`input_noise`),
+of up to two standard deviations in every modality but the label.
 Of each: accuracy of the label from every set of the other modalities under four levels of noise; of decoders' means at
 draws of the prior coherence, Frechet and kernel distance (the latter in the file only), precision and recall in the
 features of autoencoders of the data, and sharpness of images and spectra, their mean squared Laplacian over that of
@@ -22,6 +23,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ from pyro_mm.models import DiffusionPrior
 from pyro_mm.post_hoc import with_prior
 from pyro_mm.recipe import Recipe
 from pyro_mm.runs import Run
-from pyro_mm.settings import Settings
+from pyro_mm.settings import Settings, load_data
 from pyro_mm.storage import load, save
 from pyro_mm.tables import markdown
 from pyro_mm.task_tables import interval
@@ -49,7 +51,8 @@ from pyro_mm.training import fit
 
 PRIOR = "mvae_diffusion"
 WHOLE, SAMPLED = "mvae", "mvae_sampled"
-SYSTEMS = (WHOLE, SAMPLED, "mopoe", "mmvaeplus", "jmvae_kl", "jmvae_gan", PRIOR, "mld")
+NOISED, NOISE = "_noised", 2.0
+SYSTEMS = (WHOLE, SAMPLED, "mopoe", "mopoe" + NOISED, "mmvaeplus", "jmvae_kl", "jmvae_gan", PRIOR, "mld")
 MEASURED = "fusion.json"
 PLAN = ("data", "epochs", "prior_epochs", "dim", "label_weight", "precision", "seed", "rows", "draws", "judge_epochs")
 
@@ -99,7 +102,11 @@ def at_hand(system: str, a: argparse.Namespace) -> tuple[Run, Recipe]:
     if system == PRIOR:
         name = SAMPLED if SAMPLED in a.systems else WHOLE
     asked = {n: getattr(a, n) for n in ("data", "root", "dim", "epochs", "precision", "seed")}
-    run = trained_run(Settings(name, weights={"label": a.label_weight}, **asked), a.out / name, a.device)
+    settings = Settings(name.removesuffix(NOISED), weights={"label": a.label_weight}, **asked)
+    if name.endswith(NOISED):
+        splits = load_data(settings)
+        settings = replace(settings, noise={m: NOISE for m in splits.names if m != splits.label})
+    run = trained_run(settings, a.out / name, a.device)
     print(f"{name}: trained", flush=True)
     if system != PRIOR:
         return run, run.recipe

@@ -4,7 +4,19 @@ A model is a Pyro program, its inference is another, a training objective is a s
 a log-likelihood is a number with an error bar.  Start with `pyro_mm.variants`, or `help(pyro_mm.models.Joint)`.
 """
 
-from pyro_mm import data, guides, handlers, likelihoods, models, modules, networks, objectives, plots, variants
+from pyro_mm import (
+    data,
+    guides,
+    handlers,
+    input_noise,
+    likelihoods,
+    models,
+    modules,
+    networks,
+    objectives,
+    plots,
+    variants,
+)
 from pyro_mm.batch import Batch
 from pyro_mm.beliefs import believe, informed, tilted
 from pyro_mm.evaluation import (
@@ -95,6 +107,7 @@ __all__ = [
     "given",
     "guides",
     "handlers",
+    "input_noise",
     "in_rows",
     "in_subsets",
     "informed",

@@ -1,8 +1,8 @@
 """Recipes as plain JSON values and back, without unpickling: every class or function is looked up by its public name.
 
-What can be described: numbers, text, None, sequences, mappings, schedules, the likelihoods and network blueprints of
-this library, activations of `torch.nn`, and the variants of `pyro_mm.variants`.  Anything else (a `Custom` network, a
-user's own likelihood or program) raises `NotDescribable`; such a recipe is rebuilt by its author.
+What can be described: numbers, text, None, sequences, mappings, schedules, the likelihoods, network blueprints and
+input noise of this library, activations of `torch.nn`, and the variants of `pyro_mm.variants`.  Anything else (a
+`Custom` network, a user's own likelihood or program) raises `NotDescribable`; such a recipe is rebuilt by its author.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from pyro_mm import likelihoods, networks, variants
+from pyro_mm import input_noise, likelihoods, networks, variants
 from pyro_mm.modality import Modality
 from pyro_mm.objectives import schedules
 from pyro_mm.objectives.schedules import Schedule
@@ -23,7 +23,14 @@ from pyro_mm.recipe import Recipe
 
 __all__ = ["NotDescribable", "build", "describe_config", "describe_modality", "encode_value"]
 
-HOMES: dict[str, ModuleType] = {"likelihoods": likelihoods, "networks": networks, "schedules": schedules}
+HOMES: dict[str, ModuleType] = {
+    "input_noise": input_noise,
+    "likelihoods": likelihoods,
+    "networks": networks,
+    "schedules": schedules,
+}
+
+KINDS: dict[str, type] = {"input_noise": input_noise.InputNoise, "likelihoods": likelihoods.Likelihood}
 
 
 class NotDescribable(TypeError):
@@ -42,7 +49,7 @@ def describe_config(recipe: Recipe) -> dict[str, Any]:
 
 
 def describe_modality(modality: Modality) -> dict[str, Any]:
-    """Name, shape, likelihood and network blueprints of one modality.
+    """Name, shape, likelihood, network blueprints and input noise of one modality.
 
     Raises:
         NotDescribable: naming the modality.
@@ -88,7 +95,7 @@ def encode_value(value: Any) -> Any:
     if isinstance(value, type) and issubclass(value, nn.Module) and getattr(nn, name, None) is value:
         return {"kind": f"nn.{name}"}
     if is_dataclass(value) and not isinstance(value, type):
-        home = "likelihoods" if isinstance(value, likelihoods.Likelihood) else "networks"
+        home = next((h for h, kind in KINDS.items() if isinstance(value, kind)), "networks")
         return _object(home, value, {f.name: getattr(value, f.name) for f in fields(value)})
     if isinstance(value, Mapping):
         if not all(isinstance(k, str) for k in value):

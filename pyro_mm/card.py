@@ -102,7 +102,8 @@ def _plain(value: Any) -> str:
 
 def _networks(modality: Modality) -> str:
     both = _short(modality.net)
-    return both if modality.decoder_net is None else f"{both}; decoder {_short(modality.decoder_net)}"
+    both += "" if modality.decoder_net is None else f"; decoder {_short(modality.decoder_net)}"
+    return both if modality.noise is None else f"{both}; {_short(modality.noise)} in training"
 
 
 def _short(blueprint: Any) -> str:

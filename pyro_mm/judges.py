@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, nan
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ class Judges(nn.Module):
 
     def __init__(self, modalities: Sequence[Modality], label: str, classes: int) -> None:
         super().__init__()
-        judged = [m for m in modalities if m.name != label]
+        judged = [replace(m, noise=None) for m in modalities if m.name != label]
         self.label, self.classes, self.modalities = label, classes, {m.name: m for m in judged}
         self.classifiers = nn.ModuleDict({m.name: _encoder(m, classes) for m in judged})
         self.bottlenecks = nn.ModuleDict({m.name: _encoder(m, BOTTLENECK) for m in judged})

@@ -9,8 +9,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_mm.input_noise import InputNoise
 from pyro_mm.likelihoods import Likelihood
-from pyro_mm.networks import MLP, Net, event_flat
+from pyro_mm.networks import MLP, Net, Recurrent, event_flat
 from pyro_mm.sharing import once
 
 __all__ = ["Decoder", "Encoder", "Modality", "decoders", "encoders", "names_of"]
@@ -29,6 +30,7 @@ class Modality:
         shape: event shape; `()` for one label or one number per row.
         likelihood: e.g. `likelihoods.Bernoulli()`.
         net: blueprint of the encoder network, and of the decoder's unless `decoder_net` is given.
+        noise: on what networks that read it are shown in training (`input_noise`), or None.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Modality:
     likelihood: Likelihood
     net: Net = field(default_factory=MLP)
     decoder_net: Net | None = None
+    noise: InputNoise | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
@@ -46,11 +49,16 @@ class Modality:
         if hasattr(nn.ModuleDict(), self.name):
             raise ValueError(f"'{self.name}' cannot name a modality: torch's ModuleDict uses that word")
         self.likelihood.raw_shape(self.shape)
+        if self.noise is not None and isinstance(self.net, Recurrent):
+            raise ValueError(
+                f"'{self.name}': noise would hide where sequences end, which a recurrent network looks for"
+            )
 
     def apply_net(self, net: nn.Module, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """`net` on the features of x `(..., *shape)`, leading dimensions flattened and restored.
 
-        With a mask `(..., N)` the features are zero where it is False.  Within one evaluation of an objective the same
+        In training mode the features carry the modality's `noise`; with a mask `(..., N)` they are zero where it is
+        False.  Within one evaluation of an objective the same
         network is run once for the same tensors (`sharing`).
         """
         return once(net, x, mask, lambda: self._applied(net, x, mask))
@@ -59,6 +67,8 @@ class Modality:
         expect_shape(self, x)
         shape = self.likelihood.feature_shape(self.shape)
         features = self.likelihood.features(x).reshape(*x.shape[: x.dim() - len(self.shape)], *shape)
+        if self.noise is not None and net.training:
+            features = self.noise(features, len(shape))
         if mask is not None:
             features = torch.where(mask.view(*mask.shape, *[1] * len(shape)), features, 0.0)
         weight = next(net.parameters(), None)

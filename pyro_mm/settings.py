@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from pyro_mm import variants
 from pyro_mm.data import Splits, available
 from pyro_mm.files import BadFile, read_json, write_json
 from pyro_mm.half import BF16_LAYERS
+from pyro_mm.input_noise import noise_like
+from pyro_mm.modality import Modality
 from pyro_mm.objectives import Warmup
 from pyro_mm.recipe import Recipe
 
@@ -23,6 +25,7 @@ __all__ = ["CONFIG", "FORMAT", "PRECISIONS", "Settings", "build_recipe", "load_d
 FORMAT = 1
 CONFIG = "config.json"
 PRECISIONS = ("32-true", BF16_LAYERS)
+SCALED = 2000  # training rows that give a modality's standard deviation
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Settings:
         root: folder of the data, for sets that are read from files.
         beta, beta_warmup: final weight of the KL, and over how many epochs it grows from 0.
         weights: of the likelihoods in training, by modality.
+        noise: on what encoders are shown in training, by modality; the largest root mean square, in standard
+            deviations of the training rows (`input_noise.noise_like`).
         options: further arguments of the variant, such as `alpha`.
         precision: of training: `32-true`, or `bf16-layers` (`fit`).  Evaluation has its own.
         patience: stop after so many epochs without a better validation loss.
@@ -53,6 +58,7 @@ class Settings:
     beta: float = 1.0
     beta_warmup: float = 0.0
     weights: Mapping[str, float] = field(default_factory=dict)
+    noise: Mapping[str, float] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     patience: int | None = None
     precision: str = PRECISIONS[0]
@@ -70,6 +76,8 @@ class Settings:
             raise ValueError(f"beta and beta-warmup must not be negative, got {self.beta:g} and {self.beta_warmup:g}")
         if bad := {m: w for m, w in self.weights.items() if not w >= 0}:
             raise ValueError(f"likelihood weights must not be negative, got {bad}")
+        if bad := {m: s for m, s in self.noise.items() if not 0 < s < float("inf")}:
+            raise ValueError(f"the level of noise must be positive, got {bad}")
 
 
 def load_data(settings: Settings, download: bool = False) -> Splits:
@@ -95,13 +103,17 @@ def build_recipe(settings: Settings, splits: Splits) -> Recipe:
     """The variant on these modalities; initial parameters come from the settings' seed.
 
     Raises:
-        ValueError: no such variant, an argument it does not take, or weights for an unknown modality.
+        ValueError: no such variant, an argument it does not take, weights or noise for an unknown modality, or noise
+            for one of labels.
     """
     if settings.variant not in variants.__all__:
         raise ValueError(f"no variant '{settings.variant}'; there are {', '.join(variants.__all__)}")
     make: Callable[..., Recipe] = getattr(variants, settings.variant)
-    if unknown := sorted(set(settings.weights) - set(splits.names)):
-        raise ValueError(f"weights for {unknown}, but the modalities of '{splits.name}' are {', '.join(splits.names)}")
+    for what, named in (("weights", settings.weights), ("noise", settings.noise)):
+        if unknown := sorted(set(named) - set(splits.names)):
+            raise ValueError(
+                f"{what} for {unknown}, but the modalities of '{splits.name}' are {', '.join(splits.names)}"
+            )
     arguments: dict[str, Any] = {"dim": settings.dim, **settings.options}
     if settings.beta_warmup:
         arguments["beta"] = Warmup(settings.beta_warmup, 0.0, settings.beta)
@@ -112,11 +124,26 @@ def build_recipe(settings: Settings, splits: Splits) -> Recipe:
     accepted = [p for p in inspect.signature(make).parameters if p != "modalities"]
     if unknown := sorted(set(arguments) - set(accepted)):
         raise ValueError(f"variant '{settings.variant}' takes no {', '.join(unknown)}; it takes {', '.join(accepted)}")
+    modalities = [_noised(m, splits, settings.noise.get(m.name)) for m in splits.modalities]
     torch.manual_seed(settings.seed)
     try:
-        return make(splits.modalities, **arguments)
+        return make(modalities, **arguments)
     except TypeError as error:  # an option of the wrong kind, such as text for a number
         raise ValueError(f"variant '{settings.variant}' does not take {dict(settings.options)}: {error}") from error
+
+
+def _noised(modality: Modality, splits: Splits, level: float | None) -> Modality:
+    """The modality with noise of a level by the training rows, or as it is."""
+    if level is None:
+        return modality
+    name, rows = modality.name, splits.some(SCALED)
+    if not rows.x[name].is_floating_point():
+        raise ValueError(f"'{name}' holds labels or tokens: noise means nothing to them")
+    try:
+        features = modality.likelihood.features(rows.x[name][rows.mask[name]])
+        return replace(modality, noise=noise_like(features, level))
+    except ValueError as error:
+        raise ValueError(f"noise for '{name}': {error}") from error
 
 
 def write_settings(settings: Settings, folder: Path) -> None:

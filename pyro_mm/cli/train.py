@@ -51,6 +51,8 @@ def _fill(p: Parser) -> None:
     model.add_argument("--beta-warmup", type=from_zero, metavar="EPOCHS", help="let it grow from 0 over these epochs")
     weights = "weight of a likelihood in training, as label=50"
     model.add_argument("--weights", type=assignments, action="append", metavar="NAME=X", help=weights)
+    noise = "noise on what the encoder of a modality sees in training, in its standard deviations, as image=1"
+    model.add_argument("--noise", type=assignments, action="append", metavar="NAME=X", help=noise)
     model.add_argument("--alpha", type=float, metavar="X", help="the variant's alpha (jmvae-kl): as --set alpha=X")
     model.add_argument(
         "--set", type=assignment, action="append", metavar="NAME=X", help="another argument of the variant: k=20"
@@ -116,8 +118,9 @@ def settings_of(arguments: argparse.Namespace) -> tuple[Settings, Path]:
         given["data"] = choose(given["data"], available(), "data set")
     if arguments.variant is not None:
         given["variant"] = choose(arguments.variant, variants.__all__, "variant")
-    if arguments.weights:
-        given["weights"] = {m: w for part in arguments.weights for m, w in part.items()}
+    for what in ("weights", "noise"):
+        if parts := getattr(arguments, what):
+            given[what] = {m: x for part in parts for m, x in part.items()}
     options = {k: v for part in arguments.set or [] for k, v in part.items()}
     if arguments.alpha is not None:
         options["alpha"] = arguments.alpha

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, modality: Modality, spectral: bool = True) -> None:
         super().__init__()
-        self.modality = modality
+        self.modality = replace(modality, noise=None)  # which is about inference: rows are judged as they are
         self.net = modality.net.encoder(modality.likelihood.feature_shape(modality.shape), 1)
         for part in list(self.net.modules()) if spectral else ():
             if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d):

@@ -20,11 +20,13 @@ def test_flags_become_the_settings_of_the_run(tmp_path):
     folder = tmp_path / "a"
     flags = (
         "--beta-warmup 2 --weights label=50,image=0.5 --alpha 0.3 --set width=32 --lr 0.01 --seed 3 --patience 4 --bf16"
+        " --noise image=0.7"
     )
     assert main(["train", "JMVAE-kl", "--data", "digits", "--out", str(folder), *TINY, *flags.split()]) == 0
     settings = read_settings(folder)
     assert settings.variant == "jmvae_kl"
     assert settings.weights == {"label": 50.0, "image": 0.5}
+    assert settings.noise == {"image": 0.7}
     assert settings.options == {"width": 32, "alpha": 0.3}
     assert (settings.epochs, settings.dim, settings.batch_size, settings.patience) == (1, 3, 256, 4)
     assert (settings.beta_warmup, settings.lr, settings.seed) == (2.0, 0.01, 3)
