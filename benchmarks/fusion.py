@@ -4,11 +4,11 @@
     python benchmarks/fusion.py --data farsi_kannada_speech --root ~/data --out runs/fusion-digits
     python benchmarks/fusion.py --data mnist_grey --out runs/fusion-mnist --table      # the table of what is there
 
-Trains MVAE, MoPoE, MMVAE+, JMVAE-kl, JMVAE-GAN and MLD (a folder OUT/SYSTEM each, resumed where it stood), and fits a
-diffusion prior to MVAE.  Of four modalities `mvae_sampled` costs less, which trains on some of their subsets at a
-time: where it is among the systems, the prior is fitted to that one.  JMVAE-kl is JMVAE-GAN without its GAN: what
-separates these two is the discriminator.  `mopoe_noised` is MoPoE whose encoders see noise in training (`input_noise`),
-of up to two standard deviations in every modality but the label.
+Trains MVAE, MoPoE, MMVAE+, JMVAE-kl, JMVAE-GAN and MLD (a folder OUT/SYSTEM each, resumed where it stood), and
+`mopoe_noised`, whose encoders see noise in training (`input_noise`) of up to two standard deviations in every modality
+but the label.  `mvae_diffusion`, `mopoe_noised_diffusion`: with a diffusion prior fitted to what was trained.  Of four
+modalities `mvae_sampled` costs less, which trains on some of their subsets at a time: where it is among the systems,
+the prior is fitted to that one.  JMVAE-kl is JMVAE-GAN without its GAN: what separates these two is the discriminator.
 Of each: accuracy of the label from every set of the other modalities under four levels of noise; of decoders' means at
 draws of the prior coherence, Frechet and kernel distance (the latter in the file only), precision and recall in the
 features of autoencoders of the data, and sharpness of images and spectra, their mean squared Laplacian over that of
@@ -49,10 +49,10 @@ from pyro_mm.task_tables import interval
 from pyro_mm.tasks import classification, retrieval, samples
 from pyro_mm.training import fit
 
-PRIOR = "mvae_diffusion"
-WHOLE, SAMPLED = "mvae", "mvae_sampled"
-NOISED, NOISE = "_noised", 2.0
-SYSTEMS = (WHOLE, SAMPLED, "mopoe", "mopoe" + NOISED, "mmvaeplus", "jmvae_kl", "jmvae_gan", PRIOR, "mld")
+PRIOR, NOISED, NOISE = "_diffusion", "_noised", 2.0
+WHOLE, SAMPLED, ROBUST = "mvae", "mvae_sampled", "mopoe" + NOISED
+VAES = (WHOLE, SAMPLED, "mopoe", ROBUST, "mmvaeplus", "jmvae_kl")
+SYSTEMS = (*VAES, "jmvae_gan", WHOLE + PRIOR, ROBUST + PRIOR, "mld")
 MEASURED = "fusion.json"
 PLAN = ("data", "epochs", "prior_epochs", "dim", "label_weight", "precision", "seed", "rows", "draws", "judge_epochs")
 
@@ -97,10 +97,10 @@ def plan_of(a: argparse.Namespace) -> dict[str, Any]:
 
 
 def at_hand(system: str, a: argparse.Namespace) -> tuple[Run, Recipe]:
-    """The system's run, trained, and its recipe; of the diffusion prior MVAE's run and the new recipe."""
-    name = system
-    if system == PRIOR:
-        name = SAMPLED if SAMPLED in a.systems else WHOLE
+    """The system's run, trained, and its recipe; of a diffusion prior that of the VAE, and the new recipe."""
+    name = system.removesuffix(PRIOR)
+    if system == WHOLE + PRIOR and SAMPLED in a.systems:
+        name = SAMPLED
     asked = {n: getattr(a, n) for n in ("data", "root", "dim", "epochs", "precision", "seed")}
     settings = Settings(name.removesuffix(NOISED), weights={"label": a.label_weight}, **asked)
     if name.endswith(NOISED):
@@ -108,7 +108,7 @@ def at_hand(system: str, a: argparse.Namespace) -> tuple[Run, Recipe]:
         settings = replace(settings, noise={m: NOISE for m in splits.names if m != splits.label})
     run = trained_run(settings, a.out / name, a.device)
     print(f"{name}: trained", flush=True)
-    if system != PRIOR:
+    if not system.endswith(PRIOR):
         return run, run.recipe
     torch.manual_seed(a.seed)
     recipe = with_prior(run.recipe, DiffusionPrior(a.dim, steps=12), a.prior_epochs)

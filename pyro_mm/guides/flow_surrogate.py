@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pyro_mm.batch import Batch
 from pyro_mm.distributions import Flowed, MixtureOf
+from pyro_mm.guides.surrogate import in_one_view, never_complete
 from pyro_mm.models.joint import presence
 from pyro_mm.models.priors import as_prior
 
@@ -73,8 +74,8 @@ class FlowSurrogate(nn.Module):
         kept = mask[..., [self.names.index(m) for m in seen]] & ~complete
         chosen = [kept, ~mask.any(-1, keepdim=True)]
         parts.append(self.prior().expand((len(batch),)))
-        if len(seen) == len(self.names):
-            parts.append(self.joint.posterior(batch))
+        if len(seen) == len(self.names) and not never_complete(batch, self.names):
+            parts.append(self.joint.posterior(in_one_view(batch)))
             chosen.append(complete)
         return MixtureOf(parts, torch.cat(chosen, -1))
 

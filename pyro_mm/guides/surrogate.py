@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -48,12 +48,15 @@ class Surrogate(nn.Module):
         return once(self, seen, None, lambda: self._posterior(batch))
 
     def _posterior(self, batch: Batch) -> dist.TorchDistribution:
-        if batch.hidden.intersection(self.names):
+        if batch.hidden.intersection(self.names) or never_complete(batch, self.names):
             return self.unimodal.posterior(batch)
         full = torch.stack(torch.broadcast_tensors(*(batch.mask[m] for m in self.names))).all(0)
-        if not is_traced() and bool(full.all()):  # a graph must serve any batch
-            return self.joint.posterior(batch)
-        a, b = self.joint.posterior(batch).base_dist, self.unimodal.posterior(batch).base_dist
+        if not is_traced():  # a graph must serve any batch
+            if not bool(full.any()):
+                return self.unimodal.posterior(batch)
+            if bool(full.all()):
+                return self.joint.posterior(in_one_view(batch)).expand(full.shape)  # type: ignore[no-any-return]
+        a, b = self.joint.posterior(in_one_view(batch)).base_dist, self.unimodal.posterior(batch).base_dist
         pick = full.unsqueeze(-1)
         loc, scale = torch.where(pick, a.loc, b.loc), torch.where(pick, a.scale, b.scale)
         return dist.Normal(loc, scale, validate_args=False).to_event(1)
@@ -61,3 +64,18 @@ class Surrogate(nn.Module):
     def forward(self, batch: Batch) -> None:
         with pyro.plate("data", len(batch), dim=-1):
             pyro.sample("z", self.posterior(batch))
+
+
+def in_one_view(batch: Batch) -> Batch:
+    """Every row once, with all that some view shows of it: complete rows look the same in every view that shows them,
+    so that a joint encoder need not see them S times.
+    """
+    if all(mask.dim() == 1 for mask in batch.mask.values()):
+        return batch
+    return Batch._view(batch.x, {m: v if v.dim() == 1 else v.any(0) for m, v in batch.mask.items()}, batch.hidden)
+
+
+def never_complete(batch: Batch, names: Sequence[str]) -> bool:
+    """It is known that no stacked view shows all of these, whatever the rows have."""
+    shown = [batch.views[m] for m in names if m in batch.views]
+    return bool(shown) and not any(all(view) for view in zip(*shown, strict=True))
