@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,7 @@ from pyro_mm import variants
 from pyro_mm.data import Splits, available
 from pyro_mm.files import BadFile, read_json, write_json
 from pyro_mm.half import BF16_LAYERS
-from pyro_mm.input_noise import noise_like
-from pyro_mm.modality import Modality
+from pyro_mm.input_noise import with_noise
 from pyro_mm.objectives import Warmup
 from pyro_mm.recipe import Recipe
 
@@ -38,7 +37,7 @@ class Settings:
         beta, beta_warmup: final weight of the KL, and over how many epochs it grows from 0.
         weights: of the likelihoods in training, by modality.
         noise: on what encoders are shown in training, by modality; the largest root mean square, in standard
-            deviations of the training rows (`input_noise.noise_like`).
+            deviations of the training rows (`input_noise.with_noise`).
         options: further arguments of the variant, such as `alpha`.
         precision: of training: `32-true`, or `bf16-layers` (`fit`).  Evaluation has its own.
         patience: stop after so many epochs without a better validation loss.
@@ -124,26 +123,15 @@ def build_recipe(settings: Settings, splits: Splits) -> Recipe:
     accepted = [p for p in inspect.signature(make).parameters if p != "modalities"]
     if unknown := sorted(set(arguments) - set(accepted)):
         raise ValueError(f"variant '{settings.variant}' takes no {', '.join(unknown)}; it takes {', '.join(accepted)}")
-    modalities = [_noised(m, splits, settings.noise.get(m.name)) for m in splits.modalities]
+    modalities, levels = splits.modalities, settings.noise
+    if levels:
+        rows = splits.some(SCALED)
+        modalities = tuple(with_noise(m, rows, levels[m.name]) if m.name in levels else m for m in modalities)
     torch.manual_seed(settings.seed)
     try:
         return make(modalities, **arguments)
     except TypeError as error:  # an option of the wrong kind, such as text for a number
         raise ValueError(f"variant '{settings.variant}' does not take {dict(settings.options)}: {error}") from error
-
-
-def _noised(modality: Modality, splits: Splits, level: float | None) -> Modality:
-    """The modality with noise of a level by the training rows, or as it is."""
-    if level is None:
-        return modality
-    name, rows = modality.name, splits.some(SCALED)
-    if not rows.x[name].is_floating_point():
-        raise ValueError(f"'{name}' holds labels or tokens: noise means nothing to them")
-    try:
-        features = modality.likelihood.features(rows.x[name][rows.mask[name]])
-        return replace(modality, noise=noise_like(features, level))
-    except ValueError as error:
-        raise ValueError(f"noise for '{name}': {error}") from error
 
 
 def write_settings(settings: Settings, folder: Path) -> None:
