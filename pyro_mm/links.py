@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyro_mm.modality import positive
 from pyro_mm.networks import MLP, Net, event_flat
+from pyro_mm.sharing import once
 
 __all__ = ["Link", "OptimalLink", "links"]
 
@@ -43,7 +44,7 @@ class Link(nn.Module):
             self.log_scale = nn.Parameter(start) if learnt else nn.Buffer(start)
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:
-        raw = event_flat(self.net, z, 1)
+        raw = once(self.net, z, None, lambda: event_flat(self.net, z, 1))
         if self.given:
             return dist.Normal(raw, self.log_scale.exp(), validate_args=False).to_event(1)
         loc, scale = raw.chunk(2, -1)

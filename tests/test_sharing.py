@@ -130,3 +130,12 @@ def test_sum_pooling_looks_at_every_modality_once_for_all_terms(monkeypatch: pyt
     monkeypatch.setattr(chi, "forward", lambda x: ran.append(x) or plain(x))
     recipe.objective(batch)
     assert len(ran) == len(batch.names)
+
+
+def test_muse_runs_a_link_between_latents_once_for_all_subsets() -> None:
+    recipe = variants.muse(MODALITIES, 2)
+    runs: list[str] = []
+    for name, link in recipe.guide.top.encoders.items():
+        link.net.register_forward_hook(lambda *_, name=name: runs.append(name))
+    recipe.objective(mixed())
+    assert sorted(runs) == sorted(m.name for m in MODALITIES)

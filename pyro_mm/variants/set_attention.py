@@ -27,6 +27,7 @@ def set_attention(
     width: int = 256,
     heads: int = 4,
     layers: int = 2,
+    k: int | None = None,
     beta: float | Schedule = 1.0,
     weights: Mapping[str, float] | None = None,
     net: Net | None = None,
@@ -38,9 +39,10 @@ def set_attention(
 
     Args:
         width, heads, layers: of the attention; net: of the network that reads the sum.
+        k: so many random S at every step instead of all of them: an unbiased estimate.
     """
     model, guide = _pair(modalities, dim, width, heads, layers, net)
-    return Recipe("set_attention", model, guide, masked_bound(model, guide, names_of(modalities), beta, weights))
+    return Recipe("set_attention", model, guide, masked_bound(model, guide, names_of(modalities), beta, weights, k))
 
 
 @page(SMVAE)
