@@ -72,6 +72,9 @@ def save(recipe: Recipe, folder: str | os.PathLike[str], about: Mapping[str, Any
 def load(folder: str | os.PathLike[str], recipe: Recipe | None = None) -> Recipe:
     """The recipe saved in `folder`, parameters bit for bit, on the CPU and in the dtype they had.
 
+    What is rebuilt is in evaluation mode, as `fit` leaves a recipe: a guide called by hand has no drop-out and no input
+    noise.  `fit` trains in training mode; before a loop of your own call `recipe.objective.train()`.
+
     Args:
         recipe: for a model that cannot be rebuilt from JSON (or to load into objects at hand): the same recipe again,
             built by you; it is filled and returned.
@@ -90,7 +93,7 @@ def load(folder: str | os.PathLike[str], recipe: Recipe | None = None) -> Recipe
     if recipe is None:
         recipe = _rebuilt(spec, folder)
         for module in recipe.modules.values():
-            module.to(_dtype(state))
+            module.to(_dtype(state)).eval()
     else:
         _check_same(spec, recipe, folder)
     _fill(recipe.modules, state, folder)

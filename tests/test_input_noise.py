@@ -130,7 +130,12 @@ def test_settings_give_modalities_noise_and_a_saved_recipe_keeps_it(tmp_path):
     assert noise["label"] is None
     assert isinstance(noise["image"], InputNoise)
     save(recipe, tmp_path / "m")
-    assert {m.name: m.noise for m in load(tmp_path / "m").modalities} == noise
+    again, rows = load(tmp_path / "m"), splits.test[:4]
+    assert {m.name: m.noise for m in again.modalities} == noise
+    for spoilt in (False, True):  # as loaded there is none
+        looks = [again.guide.train(spoilt).posterior(rows.only("image")).base_dist.loc for _ in range(2)]
+        assert torch.equal(*looks) != spoilt
+    assert not load(tmp_path / "m").guide.training
     for bad, said in (({"sound": 1.0}, r"noise for \['sound'\]"), ({"label": 1.0}, "'label' holds labels")):
         with pytest.raises(ValueError, match=said):
             build_recipe(Settings("mvae", noise=bad), splits)

@@ -96,7 +96,7 @@ def test_a_loaded_variant_trains_on_as_the_original(tmp_path, name):
     batch = rows()
     for r in (recipe, again):
         torch.manual_seed(0)
-        r.objective.set_progress(1.0)
+        r.objective.train().set_progress(1.0)
         step = torch.optim.SGD(r.objective.parameters(), 1e-3)
         r.objective(batch).backward()
         step.step()
