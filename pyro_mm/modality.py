@@ -58,8 +58,7 @@ class Modality:
         """`net` on the features of x `(..., *shape)`, leading dimensions flattened and restored.
 
         In training mode the features carry the modality's `noise`; with a mask `(..., N)` they are zero where it is
-        False.  Within one evaluation of an objective the same
-        network is run once for the same tensors (`sharing`).
+        False.  Within one evaluation of an objective the same network is run once for the same tensors (`sharing`).
         """
         return once(net, x, mask, lambda: self._applied(net, x, mask))
 

@@ -154,14 +154,14 @@ def test_a_guide_trained_with_noise_names_noisy_rows_better():
     assert right[True] > right[False] + 0.1, right
 
 
-def test_every_variant_can_have_it():
-    """They take it from the modality: one step each, with another loss than without."""
+def test_encoders_of_every_kind_take_it_from_the_modality():
+    """Experts, joint encoders, hierarchies, messages, pooling: with it another loss than without."""
     modalities = [
         Modality("image", (4,), likelihoods.Normal(), networks.MLP((8,))),
         Modality("sound", (3,), likelihoods.Normal(), networks.MLP((8,))),
     ]
     batch = Batch({"image": torch.randn(8, 4), "sound": torch.randn(8, 3)})
-    for name in ("mvae", "jmvae_kl", "mmvae", "nexus", "svae", "sum_pooling"):
+    for name in ("mvae", "jmvae_kl", "mmvae", "nexus", "mhvae_2020", "mhvae_2023", "cvae", "sum_pooling"):
         losses = []
         for noise in (None, GaussianNoise(3.0)):
             torch.manual_seed(0)
