@@ -5,7 +5,7 @@
     python benchmarks/fusion.py --data mnist_grey --out runs/fusion-mnist --table      # the table of what is there
 
 Trains MVAE, MoPoE, MMVAE+, JMVAE-kl, JMVAE-GAN and MLD (a folder OUT/SYSTEM each, resumed where it stood), and
-`mopoe_noised`, whose encoders see noise in training (`input_noise`) of up to two standard deviations in every modality
+`mopoe_noised`, whose encoders see noise in training (`input_noise`) of up to 1.5 standard deviations in every modality
 but the label.  `mvae_diffusion`, `mopoe_noised_diffusion`: with a diffusion prior fitted to what was trained.  Of four
 modalities `mvae_sampled` costs less, which trains on some of their subsets at a time: where it is among the systems,
 the prior is fitted to that one.  JMVAE-kl is JMVAE-GAN without its GAN: what separates these two is the discriminator.
@@ -49,7 +49,7 @@ from pyro_mm.task_tables import interval
 from pyro_mm.tasks import classification, retrieval, samples
 from pyro_mm.training import fit
 
-PRIOR, NOISED, NOISE = "_diffusion", "_noised", 2.0
+PRIOR, NOISED, NOISE = "_diffusion", "_noised", 1.5
 WHOLE, SAMPLED, ROBUST = "mvae", "mvae_sampled", "mopoe" + NOISED
 VAES = (WHOLE, SAMPLED, "mopoe", ROBUST, "mmvaeplus", "jmvae_kl")
 SYSTEMS = (*VAES, "jmvae_gan", WHOLE + PRIOR, ROBUST + PRIOR, "mld")

@@ -63,7 +63,8 @@ class GaussianNoise(InputNoise):
 
 @dataclass(frozen=True)
 class BitFlips(InputNoise):
-    """Every element of zeros and ones is flipped with probability s, s ~ U(0, share) for every row.
+    """Every element of zeros and ones is flipped with probability s^2 share, s ~ U(0, 1) for every row: the root mean
+    square of what is changed is as uniform as that of `GaussianNoise`.
 
     Raises:
         ValueError: `share` outside (0, 1/2]; from a half on nothing is left to see.
@@ -76,7 +77,7 @@ class BitFlips(InputNoise):
             raise ValueError(f"the share of flipped elements must be above 0 and at most a half, got {self.share}")
 
     def __call__(self, features: Tensor, event_dim: int) -> Tensor:
-        hit = torch.rand_like(features) < self.share * _level(features, event_dim)
+        hit = torch.rand_like(features) < self.share * _level(features, event_dim).square()
         return torch.where(hit, 1 - features, features)
 
 
