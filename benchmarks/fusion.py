@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import of_one_plan, require_same_plan, trained_run
+from common import data_set, of_one_plan, require_same_plan, trained_run
 from torch import Tensor
 from torch.nn.functional import conv2d
 
@@ -42,7 +42,7 @@ from pyro_mm.models import DiffusionPrior
 from pyro_mm.post_hoc import with_prior
 from pyro_mm.recipe import Recipe
 from pyro_mm.runs import Run
-from pyro_mm.settings import Settings, load_data
+from pyro_mm.settings import Settings
 from pyro_mm.storage import load, save
 from pyro_mm.tables import markdown
 from pyro_mm.task_tables import interval
@@ -104,7 +104,7 @@ def at_hand(system: str, a: argparse.Namespace) -> tuple[Run, Recipe]:
     asked = {n: getattr(a, n) for n in ("data", "root", "dim", "epochs", "precision", "seed")}
     settings = Settings(name.removesuffix(NOISED), weights={"label": a.label_weight}, **asked)
     if name.endswith(NOISED):
-        splits = load_data(settings)
+        splits = data_set(a.data, a.root)
         settings = replace(settings, noise={m: NOISE for m in splits.names if m != splits.label})
     run = trained_run(settings, a.out / name, a.device)
     print(f"{name}: trained", flush=True)

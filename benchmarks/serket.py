@@ -12,6 +12,7 @@ it forgot the images under some seeds, all of q(z | x) being N(0, I).
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -110,17 +111,20 @@ def counted(recordings: Sequence[Recording], seed: int) -> Tensor:
 def scores(rows: Rows, seed: int, dim: int, rounds: int, epochs: int, **training: Any) -> dict[str, float]:
     """Adjusted Rand index of every system."""
     modality, batch, label = rows
-    torch.manual_seed(seed)
     words = ClassMixture({"sound": Counts(PARTS * WORDS, CLASSES)}, CLASSES)
     found = {SOUND: em(words, batch, k_means(batch.x["sound"], CLASSES, seed), 50).argmax(-1)}
-    found[APART] = talk(modality, batch, seed, dim, 1, rounds * epochs, False, likelihood_message, training)
+    torch.manual_seed(seed)
+    options = {"batch_size": 50, "lr": 1e-3, "accelerator": "cpu", **training}
+    vae = Joint(decoders([modality], dim), dim), Experts(encoders([modality], dim), product_of_experts)
+    fit(elbo(*vae, beta=Warmup(WARM)), batch, WARM, seed=seed, progress=False, **options)
+    found[APART] = talk(vae, batch, seed, dim, 1, rounds * epochs, False, likelihood_message, options)
     for name, (sound, send) in TALKING.items():
-        found[name] = talk(modality, batch, seed, dim, rounds, epochs, sound, send, training)
+        found[name] = talk(vae, batch, seed, dim, rounds, epochs, sound, send, options)
     return {name: float(adjusted_rand_score(label, classes)) for name, classes in found.items()}
 
 
 def talk(
-    image: Modality,
+    vae: tuple[Joint, Experts],
     batch: Batch,
     seed: int,
     dim: int,
@@ -128,19 +132,14 @@ def talk(
     epochs: int,
     sound: bool,
     send: Callable[[ClassMixture, Batch], Tensor],
-    training: dict[str, Any],
+    options: dict[str, Any],
 ) -> Tensor:
-    """Classes `(N,)` of a VAE, a mixture of its codes and perhaps the words."""
-    torch.manual_seed(seed)
-    vae = Joint(decoders([image], dim), dim), Experts(encoders([image], dim), product_of_experts)
+    """Classes `(N,)` of a copy of the VAE, a mixture of its codes and perhaps the words."""
     modules = [ClassMixture({"code": Gaussians(dim, CLASSES)}, CLASSES)]
     if sound:
         modules.append(ClassMixture({"sound": Counts(PARTS * WORDS, CLASSES)}, CLASSES))
-    options = {"batch_size": 50, "lr": 1e-3, "accelerator": "cpu", **training}
-    alone = elbo(*vae, beta=Warmup(WARM))
-    fit(alone, batch, WARM, seed=seed, progress=False, **options)
     return exchange(
-        *vae, modules, batch, rounds=rounds, epochs=epochs, steps=20, send=send, seed=seed, **options
+        *copy.deepcopy(vae), modules, batch, rounds=rounds, epochs=epochs, steps=20, send=send, seed=seed, **options
     ).classes
 
 

@@ -185,7 +185,7 @@ table(["", "coherence", "SE", "Frechet"], *([name, *values] for name, values in 
 
 # %%
 torch.manual_seed(0)
-halves = [mm.input_noise.with_noise(m, train, 2.0) if m.name != "label" else m for m in splits.modalities]
+halves = [data.with_noise(m, train, 2.0) if m.name != "label" else m for m in splits.modalities]
 robust = variants.mvae(halves, dim=DIM, weights={"label": 10.0})
 mm.fit(robust, train, EPOCHS, batch_size=64, lr=2e-3, progress=False)
 found["MVAE, noise"] = draws(robust)

@@ -13,17 +13,12 @@ mode alone; likelihoods, retrieval and everything else that is measured are thos
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from pyro_mm.batch import Batch
-    from pyro_mm.modality import Modality
-
-__all__ = ["BitFlips", "GaussianNoise", "InputNoise", "noise_like", "with_noise"]
+__all__ = ["BitFlips", "GaussianNoise", "InputNoise", "noise_like"]
 
 
 @dataclass(frozen=True)
@@ -97,21 +92,6 @@ def noise_like(features: Tensor, level: float) -> InputNoise:
         return BitFlips(min(0.5, (level * sd) ** 2))
     inside = bool(((features >= 0) & (features <= 1)).all())
     return GaussianNoise(level * sd, (0.0, 1.0) if inside else None)
-
-
-def with_noise(modality: Modality, batch: Batch, level: float) -> Modality:
-    """The modality with the noise that suits the values it has in these rows (`noise_like`).
-
-    Raises:
-        ValueError: naming the modality, for labels and tokens, for values that are all alike, or a level not above 0.
-    """
-    name, x = modality.name, batch.x[modality.name]
-    if not x.is_floating_point():
-        raise ValueError(f"'{name}' holds labels or tokens: noise means nothing to them")
-    try:
-        return replace(modality, noise=noise_like(modality.likelihood.features(x[batch.mask[name]]), level))
-    except ValueError as error:
-        raise ValueError(f"noise for '{name}': {error}") from error
 
 
 def _level(features: Tensor, event_dim: int) -> Tensor:

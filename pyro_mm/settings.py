@@ -12,10 +12,9 @@ from typing import Any
 import torch
 
 from pyro_mm import variants
-from pyro_mm.data import Splits, available
+from pyro_mm.data import Splits, available, with_noise
 from pyro_mm.files import BadFile, read_json, write_json
 from pyro_mm.half import BF16_LAYERS
-from pyro_mm.input_noise import with_noise
 from pyro_mm.objectives import Warmup
 from pyro_mm.recipe import Recipe
 
@@ -37,7 +36,7 @@ class Settings:
         beta, beta_warmup: final weight of the KL, and over how many epochs it grows from 0.
         weights: of the likelihoods in training, by modality.
         noise: on what encoders are shown in training, by modality; the largest root mean square, in standard
-            deviations of the training rows (`input_noise.with_noise`).
+            deviations of the training rows (`data.with_noise`).
         options: further arguments of the variant, such as `alpha`.
         precision: of training: `32-true`, or `bf16-layers` (`fit`).  Evaluation has its own.
         patience: stop after so many epochs without a better validation loss.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_mm import likelihoods, networks, variants
 from pyro_mm.batch import Batch
-from pyro_mm.data import available
+from pyro_mm.data import available, with_noise
 from pyro_mm.guides.experts import single
 from pyro_mm.input_noise import BitFlips, GaussianNoise, InputNoise, noise_like
 from pyro_mm.modality import Modality, encoders
@@ -154,8 +154,21 @@ def test_a_guide_trained_with_noise_names_noisy_rows_better():
     assert right[True] > right[False] + 0.1, right
 
 
+class Doubled(InputNoise):
+    """Draws nothing, so that a loss can differ by what is seen alone."""
+
+    def __call__(self, features, event_dim):
+        return 2 * features
+
+
+def test_with_noise_names_a_modality_that_is_not_there():
+    image = Modality("image", (4,), likelihoods.Normal(), networks.MLP((8,)))
+    with pytest.raises(ValueError, match="unknown modality 'image'; this batch has"):
+        with_noise(image, Batch({"sound": torch.randn(5, 3)}), 1.0)
+
+
 def test_encoders_of_every_kind_take_it_from_the_modality():
-    """Experts, joint encoders, hierarchies, messages, pooling: with it another loss than without."""
+    """Experts, joint encoders, hierarchies, messages, pooling: with it another loss than without, in training only."""
     modalities = [
         Modality("image", (4,), likelihoods.Normal(), networks.MLP((8,))),
         Modality("sound", (3,), likelihoods.Normal(), networks.MLP((8,))),
@@ -163,9 +176,10 @@ def test_encoders_of_every_kind_take_it_from_the_modality():
     batch = Batch({"image": torch.randn(8, 4), "sound": torch.randn(8, 3)})
     for name in ("mvae", "jmvae_kl", "mmvae", "nexus", "mhvae_2020", "mhvae_2023", "cvae", "sum_pooling"):
         losses = []
-        for noise in (None, GaussianNoise(3.0)):
+        for noise, training in ((None, True), (Doubled(), True), (None, False), (Doubled(), False)):
             torch.manual_seed(0)
             recipe = getattr(variants, name)([replace(m, noise=noise) for m in modalities], 2)
             torch.manual_seed(1)
-            losses.append(recipe.objective(batch).item())
+            losses.append(recipe.objective.train(training)(batch).item())
         assert losses[0] != losses[1], name
+        assert losses[2] == losses[3], name

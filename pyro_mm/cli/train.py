@@ -51,7 +51,7 @@ def _fill(p: Parser) -> None:
     model.add_argument("--beta-warmup", type=from_zero, metavar="EPOCHS", help="let it grow from 0 over these epochs")
     weights = "weight of a likelihood in training, as label=50"
     model.add_argument("--weights", type=assignments, action="append", metavar="NAME=X", help=weights)
-    noise = "noise on what the encoder of a modality sees in training, in its standard deviations, as image=1"
+    noise = "noise on what encoders see of it in training, of up to so many of its standard deviations: image=1.5"
     model.add_argument("--noise", type=assignments, action="append", metavar="NAME=X", help=noise)
     model.add_argument("--alpha", type=float, metavar="X", help="the variant's alpha (jmvae-kl): as --set alpha=X")
     model.add_argument(

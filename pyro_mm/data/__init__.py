@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pyro_mm.data import sets
 from pyro_mm.data.binarise import Binarised, binarised_once
 from pyro_mm.data.celeba import celeba
-from pyro_mm.data.corrupt import corrupted, gaussian_noise, occluded, salt_and_pepper, swapped
+from pyro_mm.data.corrupt import corrupted, gaussian_noise, occluded, salt_and_pepper, swapped, with_noise
 from pyro_mm.data.digits import caption_label, caption_text, digit_captions, digit_halves, digits
 from pyro_mm.data.exact import ExactGuide
 from pyro_mm.data.farsi_kannada import farsi_kannada_mfcc, farsi_kannada_speech
@@ -73,6 +73,7 @@ __all__ = [
     "stratified",
     "swapped",
     "write_rows",
+    "with_noise",
 ]
 
 

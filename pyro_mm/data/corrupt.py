@@ -9,13 +9,16 @@ seed and the number of rows alone.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from pyro_mm.batch import Batch
+from pyro_mm.input_noise import noise_like
+from pyro_mm.modality import Modality
 
-__all__ = ["KINDS", "corrupted", "gaussian_noise", "occluded", "salt_and_pepper", "swapped"]
+__all__ = ["KINDS", "corrupted", "gaussian_noise", "occluded", "salt_and_pepper", "swapped", "with_noise"]
 
 
 def corrupted(batch: Batch, name: str, kind: str, level: float, seed: int = 0) -> Batch:
@@ -110,6 +113,21 @@ def swapped(batch: Batch, name: str, share: float = 1.0, seed: int = 0, label: s
             raise ValueError(f"'{name}' cannot be swapped: there is no other {'row' if label is None else 'class'}")
         other[row] = others[int(torch.randint(len(others), (), generator=source))]
     return _put(batch, name, batch.x[name][other.to(batch.device)])
+
+
+def with_noise(modality: Modality, batch: Batch, level: float) -> Modality:
+    """The modality with noise on what its encoders see in training, of the kind and size that suit its values in these
+    rows (`input_noise.noise_like`); the rows stay as they are.
+
+    Raises:
+        ValueError: naming the modality, for one that is unknown, labels and tokens, values that are all alike, or a
+            level not above 0.
+    """
+    name, x = modality.name, _values(batch, modality.name)
+    try:
+        return replace(modality, noise=noise_like(modality.likelihood.features(x[batch.mask[name]]), level))
+    except ValueError as error:
+        raise ValueError(f"noise for '{name}': {error}") from error
 
 
 KINDS = {"gaussian": gaussian_noise, "salt_and_pepper": salt_and_pepper, "occlusion": occluded, "swap": swapped}
